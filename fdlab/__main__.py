@@ -1,0 +1,5 @@
+import sys
+
+from fdlab.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Paths, configurations, seeds, fingerprints, records: what every other layer stands on."""

@@ -1,0 +1,198 @@
+"""Frozen configurations: what a run is, and the presets that fill it in."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from fdlab.core.errors import UserError, name_unknown
+
+SEPARATOR = "2"  # audio2image: teacher audio, student image
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Teacher modality to student modality; prints as `audio2image`."""
+
+    teacher: str
+    student: str
+
+    def __str__(self) -> str:
+        return f"{self.teacher}{SEPARATOR}{self.student}"
+
+    @classmethod
+    def parse(cls, text: str, modalities: list[str]) -> Direction:
+        """Read `teacher2student`; both must be among `modalities` and differ."""
+        choices = [str(cls(a, b)) for a in modalities for b in modalities if a != b]
+        if text not in choices:
+            raise name_unknown("direction", text, choices)
+        teacher = next(m for m in modalities if text.startswith(m + SEPARATOR))
+        return cls(teacher, text[len(teacher) + len(SEPARATOR) :])
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained. The defaults are FD-CMKD's recipe (paper and released code).
+
+    The learning rate of epoch e is `final + (initial - final)·(1 - e/epochs)^power`; no weight
+    decay. `augment` switches the data set's own augmentation of the training inputs.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 0.01
+    final_learning_rate: float = 1e-4
+    power: float = 0.9
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    augment: bool = True
+
+    def __post_init__(self):
+        _require(self.epochs >= 1, f"epochs is {self.epochs}: expected a whole number from 1")
+        _require(self.batch_size >= 2, f"batch_size is {self.batch_size}: expected at least 2")
+        _require(
+            self.learning_rate >= self.final_learning_rate > 0,
+            f"learning_rate is {self.learning_rate} and final_learning_rate "
+            f"{self.final_learning_rate}: expected initial >= final > 0",
+        )
+        _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 <= m < 1")
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: expected >= 0")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One student trained by one method; everything that its numbers depend on.
+
+    teacher is None for a method that needs none; then the run belongs to no direction. The teacher
+    is the `none` run of its modality under `teacher_seed`. The student's initialisation and the
+    order of the batches follow from `seed` and the modality alone, so that two methods under one
+    seed differ in the loss and in nothing else.
+    """
+
+    dataset: str
+    student: str
+    teacher: str | None = None
+    method: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    teacher_seed: int | None = None
+    width: int = 64
+    data_options: dict[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        _require(self.width >= 1, f"width is {self.width}: expected a whole number from 1")
+        _require(self.seed >= 0, f"seed is {self.seed}: expected a whole number from 0")
+
+    @property
+    def direction(self) -> str:
+        """`audio2image`, or the student's modality alone where there is no teacher."""
+        return str(Direction(self.teacher, self.student)) if self.teacher else self.student
+
+    @property
+    def label(self) -> str:
+        return f"{self.dataset} {self.direction} {self.method} seed {self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> RunConfig:
+        return cls(**(value | {"train": TrainConfig(**value["train"])}))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is trained: network width, recipe, seeds, and any options of the data set."""
+
+    name: str
+    purpose: str
+    width: int
+    train: TrainConfig
+    seeds: tuple[int, ...]
+    data_options: dict[str, Any] = field(default_factory=dict)
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "smoke",
+            "a few seconds; shows that everything runs, its numbers mean nothing",
+            width=8,
+            train=TrainConfig(epochs=2, learning_rate=0.05, augment=False),
+            seeds=(0, 1),
+            data_options={"limit": 240},
+        ),
+        Preset(
+            "quick",
+            "minutes on two CPU cores",
+            width=16,
+            train=TrainConfig(epochs=16, learning_rate=0.05, augment=False),
+            seeds=(0, 1, 2),
+        ),
+        Preset(
+            "reduced",
+            "hours on a CPU, minutes on a GPU",
+            width=32,
+            train=TrainConfig(epochs=40),
+            seeds=tuple(range(6)),
+        ),
+        Preset(
+            "paper",
+            "the paper's network and recipe: width 64, 100 epochs",
+            width=64,
+            train=TrainConfig(),
+            seeds=tuple(range(6)),
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise name_unknown("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def resolve_options(kind: str, schema: type, given: dict[str, Any]) -> dict[str, Any]:
+    """All options of the dataclass `schema`, `given` over its defaults; names and types checked.
+
+    A whole number is taken where a float is expected. `kind` names the owner in the error.
+    """
+    defaults = {f.name: getattr(schema(), f.name) for f in dataclasses.fields(schema)}
+    for name, value in given.items():
+        if name not in defaults:
+            raise name_unknown(f"option of {kind}", name, defaults)
+        expected = defaults[name]
+        if not same_type(value, expected):
+            raise UserError(
+                f"option {name} of {kind} is {value!r}: expected "
+                f"{type(expected).__name__}, such as {expected!r}"
+            )
+        if isinstance(expected, float):
+            value = float(value)
+        defaults[name] = value
+    schema(**defaults)  # its own checks
+    return defaults
+
+
+def same_type(value: Any, expected: Any) -> bool:
+    """Whether `value` may stand where `expected` stood: an int for a float, anything for None."""
+    if expected is None:
+        return True
+    if isinstance(expected, bool) or isinstance(value, bool):
+        return isinstance(expected, bool) and isinstance(value, bool)
+    if isinstance(expected, float):
+        return isinstance(value, (int, float))
+    if isinstance(expected, list):
+        return isinstance(value, list) and (
+            not expected or all(same_type(item, expected[0]) for item in value)
+        )
+    return isinstance(value, type(expected))

@@ -1,0 +1,114 @@
+"""The device, decided once, and what this machine has."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from fdlab.core.errors import UserError
+
+VERSIONED = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
+
+
+def choose_device(name: str = "auto"):
+    """A `torch.device`: `auto` takes the first CUDA device where there is one, else the CPU."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: choices are auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported: choices are auto, cpu, cuda, cuda:N")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device {name!r} was asked for, but {count} CUDA devices are visible")
+    return device
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def count_workers() -> int:
+    """Processes to train in at once: `$FDLAB_WORKERS`, else one per core (one per CUDA device)."""
+    if text := os.environ.get("FDLAB_WORKERS"):
+        if not text.isdigit() or int(text) < 1:
+            raise UserError(f"FDLAB_WORKERS is {text!r}: expected a whole number from 1")
+        return int(text)
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else cores()
+
+
+def count_threads() -> int:
+    """Threads of one training run on the CPU: `$FDLAB_THREADS`, else 1.
+
+    One is the default because a run's floating-point sums depend on it, and because small networks
+    train faster as several runs side by side than as one run on several cores.
+    """
+    text = os.environ.get("FDLAB_THREADS", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"FDLAB_THREADS is {text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def describe_device(device) -> str:
+    """'NVIDIA H200' or the processor's name."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {count_threads()} of {cores()} cores"
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+@contextmanager
+def measure(device) -> Iterator[SimpleNamespace]:
+    """Seconds and peak memory of a block, on the device's own clock.
+
+    Yields a namespace whose `seconds` and `peak_bytes` are set at the end. On CUDA the peak is of
+    allocated device memory; on the CPU it is the process's largest resident size so far.
+    """
+    import torch
+
+    result = SimpleNamespace(seconds=0.0, peak_bytes=0)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    try:
+        yield result
+    finally:
+        if cuda:
+            torch.cuda.synchronize(device)
+        result.seconds = time.perf_counter() - start
+        result.peak_bytes = torch.cuda.max_memory_allocated(device) if cuda else peak_memory()
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process in bytes."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

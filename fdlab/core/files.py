@@ -1,0 +1,76 @@
+"""Files that are either whole or absent, and checksums that tell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fdlab.core.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` beside `path`, flush it, then rename: a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with beside.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): delete it to rebuild it") from None
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on a clean exit it takes the place of `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    beside.mkdir()
+    try:
+        yield beside
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def checksums(folder: Path, names: list[str]) -> dict[str, str]:
+    return {name: checksum(folder / name) for name in names}
+
+
+def find_damage(folder: Path, expected: dict[str, str]) -> str | None:
+    """Name the first file of `folder` that is missing or differs from its checksum, or None."""
+    for name, value in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if checksum(path) != value:
+            return f"{path} does not match its checksum"
+    return None

@@ -1,0 +1,51 @@
+"""Every path from one root.
+
+The root is `$FDLAB_HOME` where set, else the nearest folder above the working directory that holds
+both `notebooks/` and `fdlab/` (a clone), else the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    if home := os.environ.get("FDLAB_HOME"):
+        return Path(home).expanduser().resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "fdlab").is_dir():
+            return folder
+    return here
+
+
+def notebooks() -> Path:
+    """The notebooks' sources: those of the root, else those beside the package (a clone)."""
+    local = root() / "notebooks"
+    return local if local.is_dir() else Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def outputs() -> Path:
+    return root() / "outputs"
+
+
+def stores() -> Path:
+    return outputs() / "stores"
+
+
+def runs() -> Path:
+    return outputs() / "runs"
+
+
+def banks() -> Path:
+    return outputs() / "banks"
+
+
+def reference() -> Path:
+    return outputs() / "reference"
+
+
+def suite_folder(dataset: str, preset: str) -> Path:
+    """Where the notebooks, figures, tables and results of one data set and preset go."""
+    return outputs() / f"{dataset}-{preset}"

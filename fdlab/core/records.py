@@ -1,0 +1,82 @@
+"""The record of a run: plain JSON that says what was trained, how it went and what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fdlab.core.config import RunConfig
+from fdlab.core.errors import UserError
+from fdlab.core.files import read_json, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number read off a run: test accuracy of one head at one epoch, and how that was chosen.
+
+    accuracy is a fraction; epoch counts from 1.
+    """
+
+    head: str
+    epoch: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything about a finished run that fits in a readable file.
+
+    curves: per epoch, `lr`, `loss/<term>`, `train/<head>`, `validation/<head>`, `test/<head>`.
+    scores: rule → `Score`. `validation` and `last` are the numbers to report (raw head);
+    `published` is the released code's rule, the best epoch and the best head on the test set.
+    n: samples per split. parameters: of the student and of the method's extra modules.
+    files: name → SHA-256 of the weights and predictions beside the record.
+    """
+
+    fingerprint: str
+    config: RunConfig
+    data: str
+    teacher: str | None
+    curves: dict[str, list[float]]
+    scores: dict[str, Score]
+    n: dict[str, int]
+    parameters: dict[str, int]
+    seconds: float
+    peak_bytes: int
+    device: str
+    versions: dict[str, str]
+    finished: str
+    files: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def optimism(self) -> float:
+        """What the published rule adds to the validation-selected number (a fraction)."""
+        return self.scores["published"].accuracy - self.scores["validation"].accuracy
+
+    @property
+    def heads(self) -> list[str]:
+        return [name.split("/")[1] for name in self.curves if name.startswith("test/")]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.as_dict())
+
+    @classmethod
+    def read(cls, path: Path) -> RunRecord:
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            found = value.get("format") if isinstance(value, dict) else type(value).__name__
+            raise UserError(f"{path} is no run record of format {FORMAT} (found {found})")
+        try:
+            value["config"] = RunConfig.from_dict(value["config"])
+            value["scores"] = {rule: Score(**score) for rule, score in value["scores"].items()}
+            return cls(**value)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is no complete run record: {error}") from None

@@ -1,0 +1,90 @@
+"""Features of one network over one split: extracted once, kept aligned with the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from fdlab.core.files import checksum, write_text
+from fdlab.core.progress import say
+from fdlab.data.paired import PairedData
+from fdlab.features.capture import capture
+from fdlab.models.mode import evaluating
+
+BATCH = 256
+OWN = ("feature", "logits")  # nodes that every ModelOutput has; others are submodules
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """features: node → (N, D) float32; row i is of event `rows[i]` with class `labels[i]`."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    features: dict[str, np.ndarray]
+
+    def __getitem__(self, node: str) -> np.ndarray:
+        return self.features[node]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def extract(
+    model: nn.Module, data: PairedData, modality: str, split: str, nodes: tuple[str, ...] = OWN
+) -> FeatureBank:
+    """Run the network in eval mode over a split, in the split's order.
+
+    nodes: "feature" (pooled, before the last ReLU), "logits", and names of submodules, whose maps
+    are averaged over everything after the channel axis.
+    """
+    inner = tuple(node for node in nodes if node not in OWN)
+    found: dict[str, list[torch.Tensor]] = {}
+    with evaluating(model), torch.no_grad(), capture(model, *inner, pool=True) as seen:
+        for rows in data.rows[split].split(BATCH):
+            output = model(data.batch(modality, rows))
+            own = {node: getattr(output, node) for node in OWN if node in nodes}
+            for node, value in (own | seen).items():
+                found.setdefault(node, []).append(value)
+    rows = data.rows[split]
+    return FeatureBank(
+        rows.cpu().numpy(),
+        data.labels[rows].cpu().numpy(),
+        {node: torch.cat(parts).float().cpu().numpy() for node, parts in found.items()},
+    )
+
+
+def keep_bank(path: Path, make: Callable[[], FeatureBank]) -> FeatureBank:
+    """The bank at `path`, made and written where it is absent or damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seal = path.with_suffix(".sha256")
+    with FileLock(f"{path}.lock"):
+        if path.is_file() and seal.is_file():
+            try:
+                if checksum(path) == seal.read_text().strip():
+                    return _read(path)
+            except (SafetensorError, KeyError):
+                pass
+            say(f"fdlab: {path} does not match its checksum; extracting the features again")
+        bank = make()
+        arrays = {f"features/{node}": value for node, value in bank.features.items()}
+        arrays |= {"rows": bank.rows, "labels": bank.labels}
+        beside = path.with_name(f".{path.name}.part")
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside)
+        beside.replace(path)
+        write_text(seal, checksum(path) + "\n")
+        return bank
+
+
+def _read(path: Path) -> FeatureBank:
+    arrays = load_file(path)
+    features = {k.removeprefix("features/"): v for k, v in arrays.items() if "/" in k}
+    return FeatureBank(arrays["rows"], arrays["labels"], features)

@@ -1,0 +1,102 @@
+"""Drawings of `studies.distillation`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fdlab.figures.plate import Plate, Table
+from fdlab.figures.style import INK, SPARE, arrow, color_method, name_method
+from fdlab.studies.distillation import Distillation
+
+LINES = {"raw": "-", "low": "--", "high": ":"}
+GROUPS = {
+    "task": ("cross-entropy, raw head", "#777777"),
+    "task_low": ("band heads", "#E69F00"),
+    "task_high": ("band heads", "#E69F00"),
+    "align_low": ("align heads, student", "#56B4E9"),
+    "align_high": ("align heads, student", "#56B4E9"),
+    "align_low_teacher": ("align heads, teacher", "#0072B2"),
+    "align_high_teacher": ("align heads, teacher", "#0072B2"),
+    "low": ("low band distance", "#009E73"),
+    "high": ("high band distance", "#D55E00"),
+    "feature": ("feature distance", "#009E73"),
+    "kd": ("logit divergence", "#009E73"),
+}
+
+
+def draw_accuracy(axis, result: Distillation) -> None:
+    """Test accuracy of every head over the epochs, the unimodal student and the teacher."""
+    epochs = np.arange(1, len(result.curves["lr"]) + 1)
+    for head, line in LINES.items():
+        if f"test/{head}" in result.curves:
+            axis.plot(
+                epochs,
+                100 * result.curves[f"test/{head}"],
+                line,
+                color=color_method(result.method),
+                label=f"{name_method(result.method)}, {head} head",
+            )
+    axis.plot(epochs, 100 * result.unimodal["test/raw"], color=color_method("none"),
+              label=name_method("none"))  # fmt: skip
+    axis.axhline(100 * result.teacher, color=INK, linewidth=0.8, linestyle=(0, (5, 2)),
+                 label="teacher, its own modality")  # fmt: skip
+    axis.axhline(100 / result.classes, color=INK, linewidth=0.6, linestyle=(0, (1, 3)),
+                 label="chance")  # fmt: skip
+    accuracy, epoch = result.scores["validation"]
+    axis.plot(epoch, 100 * accuracy, "*", color=INK, markersize=7, zorder=5,
+              label="chosen on validation")  # fmt: skip
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("test accuracy (%)")
+    axis.set_ylim(0, 100)
+
+
+def draw_terms(axis, result: Distillation) -> None:
+    """Each group of loss terms over the epochs, on a logarithmic axis."""
+    sums: dict[str, np.ndarray] = {}
+    colors = {}
+    for term, values in result.terms.items():
+        name, color = GROUPS.get(term, (term, SPARE[0]))
+        sums[name] = sums.get(name, 0) + values
+        colors[name] = color
+    for name, values in sums.items():
+        axis.plot(np.arange(1, len(values) + 1), values, color=colors[name], label=name)
+    axis.set_yscale("log")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("training loss (mean per sample)")
+
+
+def plates(result: Distillation, venue: str = "aaai") -> dict[str, Plate]:
+    def paint(axes) -> None:
+        draw_accuracy(axes[0, 0], result)
+        draw_terms(axes[0, 1], result)
+        axes[0, 0].set_title(f"{arrow(result.direction)}, seed {result.seed}")
+        axes[0, 1].set_title(f"{name_method(result.method)}: loss terms")
+        for axis in axes[0]:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
+
+    return {"curves": Plate.draw(paint, venue, height=3.1, wide=True, columns=2)}
+
+
+def tables(result: Distillation) -> dict[str, Table]:
+    rules = {
+        "validation": "best epoch on validation, raw head",
+        "last": "last epoch, raw head",
+        "published": "best epoch and head on test (released code)",
+    }
+    rows = [
+        {
+            "rule": words,
+            "test accuracy (%)": f"{100 * result.scores[rule][0]:.1f}",
+            "epoch": f"{result.scores[rule][1]:.0f}",
+            "head": result.heads[rule],
+        }
+        for rule, words in rules.items()
+    ]
+    error = 100 * np.sqrt(0.25 / result.n["test"])
+    caption = (
+        f"One run of {result.method} ({result.direction}, seed {result.seed}) on {result.dataset} "
+        f"(preset {result.preset}), read three ways. n = {result.n['test']} test samples: one "
+        f"accuracy has a standard error of up to {error:.1f} points."
+    )
+    return {"scores": Table(pd.DataFrame(rows), caption)}

@@ -1,0 +1,124 @@
+"""A drawn figure that shows itself exactly once and saves itself; a table that does the same."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fdlab.figures.style import find_venue, styled
+
+FORMATS = ("pdf", "png")
+
+
+class Plate:
+    """A Matplotlib figure outside pyplot, as wide as a venue's column (or its text).
+
+    As the last expression of a notebook cell it shows itself once.
+    """
+
+    def __init__(self, figure: Figure):
+        self.figure = figure
+
+    @classmethod
+    def draw(
+        cls,
+        paint,
+        venue: str = "aaai",
+        *,
+        height: float,
+        wide: bool = False,
+        rows: int = 1,
+        columns: int = 1,
+        **grid,
+    ) -> Plate:
+        """Make a figure of `height` inches; `paint` gets its (rows, columns) array of axes."""
+        size = find_venue(venue)
+        with styled():
+            figure = Figure(figsize=(size.text if wide else size.column, height))
+            FigureCanvasAgg(figure)
+            paint(figure.subplots(rows, columns, squeeze=False, **grid))
+            figure.canvas.draw()
+        return cls(figure)
+
+    def save(self, stem: Path) -> list[Path]:
+        """Write `<stem>.pdf` and `<stem>.png`, byte-identical for an identical figure."""
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        written = []
+        with styled():
+            for kind in FORMATS:
+                path = stem.with_name(f"{stem.name}.{kind}")
+                metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+                self.figure.savefig(path, metadata=metadata)
+                written.append(path)
+        return written
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with styled():
+            self.figure.savefig(buffer, format="png", dpi=160)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text with its caption, as CSV, Markdown and LaTeX booktabs."""
+
+    frame: pd.DataFrame
+    caption: str
+
+    def save(self, stem: Path) -> list[Path]:
+        """Write `<stem>.csv`, `.md` and `.tex`."""
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        texts = {
+            "csv": self.frame.to_csv(index=False),
+            "md": f"{self.frame.to_markdown(index=False)}\n\n{self.caption}\n",
+            "tex": self.to_latex(),
+        }
+        written = []
+        for kind, text in texts.items():
+            path = stem.with_name(f"{stem.name}.{kind}")
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+        return written
+
+    def to_latex(self) -> str:
+        """A `table` environment with booktabs rules; needs the booktabs package alone."""
+        escaped = self.frame.map(_escape).rename(columns=_escape)
+        return escaped.style.hide(axis="index").to_latex(
+            hrules=True,
+            caption=_escape(self.caption),
+            column_format="l" * len(self.frame.columns),
+            position_float="centering",
+        )
+
+    def _repr_html_(self) -> str:
+        note = f"<p><small>{self.caption}</small></p>"
+        return self.frame.to_html(index=False, border=0) + note
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$",
+    "λ": r"$\lambda$",
+    "Δ": r"$\Delta$",
+    "±": r"$\pm$",
+    "−": r"$-$",
+}
+
+
+def _escape(value: object) -> str:
+    return "".join(_LATEX.get(character, character) for character in str(value))

@@ -1,0 +1,102 @@
+"""One style, one colour table, the column widths of the venues."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+
+import matplotlib.style
+
+from fdlab.core.errors import name_unknown
+
+
+@dataclass(frozen=True)
+class Venue:
+    """Widths in inches of a single column and of the whole text."""
+
+    column: float
+    text: float
+
+
+VENUES = {
+    "aaai": Venue(3.3, 7.0),
+    "cvpr": Venue(3.25, 6.875),
+    "icml": Venue(3.25, 6.75),
+    "neurips": Venue(5.5, 5.5),
+}
+
+# Okabe and Ito's colours for methods, Tol's muted ones for modalities; both tell apart under the
+# common colour deficiencies. Markers carry the same information in print without colour.
+METHOD_COLORS = {
+    "none": "#777777",
+    "kd": "#E69F00",
+    "feat": "#56B4E9",
+    "heads_only": "#009E73",
+    "fdcmkd": "#D55E00",
+}
+METHOD_MARKERS = {"none": "o", "kd": "s", "feat": "^", "heads_only": "D", "fdcmkd": "v"}
+METHOD_NAMES = {
+    "none": "No distillation",
+    "kd": "Logit KD",
+    "feat": "Feature MSE",
+    "heads_only": "Heads, no teacher",
+    "fdcmkd": "FD-CMKD",
+}
+MODALITY_COLORS = {
+    "audio": "#332288",
+    "image": "#CC6677",
+    "visual": "#CC6677",
+    "text": "#117733",
+    "first": "#332288",
+    "second": "#CC6677",
+}
+SPARE = ("#0072B2", "#CC79A7", "#999933", "#882255", "#44AA99")
+INK, SOFT = "#222222", "#999999"
+CONTROL = "#0072B2"  # whatever a control predicts or reaches
+VERDICT_COLORS = {
+    "supported": "#117733",
+    "not supported": "#882255",
+    "control matches it": "#0072B2",
+    "inconclusive": "#777777",
+    "not run": "#bbbbbb",
+}
+
+
+def find_venue(name: str) -> Venue:
+    if name not in VENUES:
+        raise name_unknown("venue", name, VENUES)
+    return VENUES[name]
+
+
+def color_method(method: str) -> str:
+    return METHOD_COLORS.get(method, _spare(method))
+
+
+def color_modality(modality: str) -> str:
+    return MODALITY_COLORS.get(modality, _spare(modality))
+
+
+def mark_method(method: str) -> str:
+    return METHOD_MARKERS.get(method, "P")
+
+
+def name_method(method: str) -> str:
+    return METHOD_NAMES.get(method, method)
+
+
+def arrow(direction: str) -> str:
+    """audio2image → audio→image."""
+    return direction.replace("2", "→", 1)
+
+
+@contextmanager
+def styled():
+    """The project's style inside the block; Matplotlib's settings are as before afterwards."""
+    path = resources.files(__package__).joinpath("fdlab.mplstyle")
+    with resources.as_file(path) as file, matplotlib.style.context([str(file)]):
+        yield
+
+
+def _spare(name: str) -> str:
+    return SPARE[sum(name.encode()) % len(SPARE)]

@@ -1,0 +1,1 @@
+"""Losses: pure functions of tensors, each computed in float32 or wider."""

@@ -1,0 +1,41 @@
+"""The control that shows what deep supervision alone gives: FD-CMKD's heads and no teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fdlab.methods.base import LossTerms
+from fdlab.methods.fdcmkd import FDCMKD
+from fdlab.models.output import ModelOutput
+
+
+class HeadsOnly(FDCMKD):
+    """L = L_task + the student's half of L_align; nothing of the teacher enters.
+
+    Same bands, heads and predictions as `fdcmkd`; every difference between the two is the
+    teacher's. Our own control, in no paper.
+    """
+
+    name = "heads_only"
+    summary = "FD-CMKD's extra heads with no teacher at all"
+    source = "control"
+    needs = ()
+
+    @dataclass(frozen=True)
+    class Options:
+        """Those of `fdcmkd` that shape its heads."""
+
+        frequency: bool = True
+        align: bool = True
+        cutoff: float = 0.5
+        dc: str = "drop"
+
+        def __post_init__(self):
+            FDCMKD.Options(cutoff=self.cutoff, dc=self.dc)  # its checks
+
+    def forward(
+        self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
+    ) -> LossTerms:
+        return self.classify(student, self.split(student.feature), labels)

@@ -1,0 +1,72 @@
+"""Networks for the sides of a data set, and weights from a local file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from fdlab.core.errors import UserError
+from fdlab.core.seeding import derive_seed
+from fdlab.data.store import Store
+from fdlab.models import MODELS
+
+
+def build_model(store: Store, modality: str, *, width: int, seed: int) -> nn.Module:
+    """The network of one side of a data set, initialised from (seed, modality) alone.
+
+    The modality takes part, so that two sides under one seed never start from the same weights:
+    networks that do stay aligned channel by channel, which looks like shared content.
+    """
+    dataset = store.dataset
+    shape = store.read(modality).shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "init", modality))
+        return MODELS[dataset.modalities[modality].model](
+            shape, dataset.classes, width, len(store.info.get("vocabulary", ()))
+        )
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to its device, in the memory layout that is fastest and safe there.
+
+    Channels-last is about 1.2 times as fast on the CPU. With fewer than eight channels a side, the
+    CPU's channels-last convolution of torch 2.13 writes outside its buffers in the backward pass
+    and the process dies, so such networks keep the ordinary layout.
+    """
+    sizes = [size for p in model.parameters() if p.ndim == 4 for size in p.shape[:2]]
+    narrow = any(1 < size < 8 and size != 3 for size in sizes)
+    if device.type == "cpu" and narrow:
+        return model.to(device)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from `.safetensors`, or from a PyTorch file that holds tensors alone."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such weights file") from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        first = str(error).split("\n")[0]
+        raise UserError(f"{path} holds no readable weights: {first}") from None
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load weights under the model's own parameter names (torchvision's, for ResNet-18)."""
+    state = read_weights(path)
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or extra:
+        raise UserError(f"{path} does not fit: missing {missing[:3]}, unexpected {extra[:3]}")
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise UserError(
+                f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+            )
+    model.load_state_dict(state)

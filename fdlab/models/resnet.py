@@ -1,0 +1,82 @@
+"""ResNet-18 (He et al., 2016) with torchvision's parameter names and the pre-activation in reach.
+
+torchvision's block ends in a ReLU. Here a block *begins* with that ReLU and ends with the bare
+residual sum F°, so that the map which FD-CMKD distils is what `layer4` returns. The function is the
+same: the ReLU before the first block meets values that are already non-negative.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fdlab.models.output import ModelOutput
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions: (N, C, H, W) any sign → (N, C', H/s, W/s), the sum before its ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(x)
+        residual = torch.relu(self.bn1(self.conv1(x)))
+        residual = self.bn2(self.conv2(residual))
+        return residual + (x if self.downsample is None else self.downsample(x))
+
+
+class ResNet18(nn.Module):
+    """(N, in_channels, H, W) → `ModelOutput` with D = 8 · width.
+
+    width: channels of the first stage; 64 is the paper's (and torchvision's) network.
+    The paper's initialisation: Kaiming normal (fan-out) convolutions, Xavier uniform linear layers,
+    batch norm at 1 and 0 (FD-CMKD, released code).
+    """
+
+    def __init__(self, in_channels: int, classes: int, width: int = 64):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layer1 = _stage(width, width, 1)
+        self.layer2 = _stage(width, 2 * width, 2)
+        self.layer3 = _stage(2 * width, 4 * width, 2)
+        self.layer4 = _stage(4 * width, 8 * width, 2)
+        self.fc = nn.Linear(8 * width, classes)
+        self.feature_width = 8 * width
+        self.apply(_initialise)
+
+    def forward(self, x: torch.Tensor) -> ModelOutput:
+        maps = {"stem": self.maxpool(torch.relu(self.bn1(self.conv1(x))))}
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            x = maps[name] = getattr(self, name)(maps["stem"] if name == "layer1" else x)
+        feature = x.mean(dim=(2, 3))  # (N, D, h, w) → (N, D), before the ReLU
+        logits = self.fc(torch.relu(x).mean(dim=(2, 3)))
+        return ModelOutput(logits, feature, maps)
+
+
+def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def build_resnet18(shape: tuple[int, ...], classes: int, width: int, vocabulary: int) -> ResNet18:
+    """For inputs (C, H, W), of which only C counts."""
+    return ResNet18(shape[0], classes, width)

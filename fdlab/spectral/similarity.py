@@ -1,0 +1,63 @@
+"""How much two sets of paired features share: (N, D) float arrays in, numbers out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def row_cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """(N, D), (N, D) → (N,) cosine of each pair; 0 where a row is zero (FD-CMKD, Table 1)."""
+    return (normalise_rows(one) * normalise_rows(two)).sum(axis=1)
+
+
+def normalise_rows(rows: np.ndarray) -> np.ndarray:
+    """(N, D) → rows of unit length, zero rows left zero."""
+    rows = np.asarray(rows, dtype=np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+
+
+def linear_cka(one: np.ndarray, two: np.ndarray) -> float:
+    """Linear centred kernel alignment of (N, D1) and (N, D2), in 0 to 1 (Kornblith et al., 2019).
+
+    ‖X̃ᵀỸ‖²_F / (‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) with columns centred over the samples, so that a mean over
+    channels, which every sample has, cannot raise it. The biased form: for N not much larger than
+    D, unrelated features score well above 0, so read it beside its shuffled-pair null.
+    """
+    one, two = (x - x.mean(axis=0) for x in map(np.asarray, (one, two)))
+    cross = np.linalg.norm(one.T @ two) ** 2
+    scale = np.linalg.norm(one.T @ one) * np.linalg.norm(two.T @ two)
+    return float(cross / scale) if scale > 0 else 0.0
+
+
+def shuffle_cosines(
+    one: np.ndarray, two: np.ndarray, shuffles: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(shuffles,) mean row cosine with the pairs shuffled.
+
+    All pairs' cosines are one (N, N) product; a shuffle then reads N entries of it.
+    """
+    cosines = normalise_rows(one) @ normalise_rows(two).T
+    rows = np.arange(len(cosines))
+    return np.array([cosines[rows, rng.permutation(rows)].mean() for _ in range(shuffles)])
+
+
+def shuffle_cka(
+    one: np.ndarray, two: np.ndarray, shuffles: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(shuffles,) linear CKA with the pairs shuffled; only ‖X̃ᵀỸ‖ depends on the pairing."""
+    one, two = (x - x.mean(axis=0) for x in map(np.asarray, (one, two)))
+    scale = np.linalg.norm(one.T @ one) * np.linalg.norm(two.T @ two)
+    if scale == 0:
+        return np.zeros(shuffles)
+    crosses = (one.T @ two[rng.permutation(len(two))] for _ in range(shuffles))
+    return np.array([np.linalg.norm(cross) ** 2 / scale for cross in crosses])
+
+
+def predict_low_cosine(raw: np.ndarray | float) -> np.ndarray | float:
+    """The low band's cosine if two vectors share their mean over channels and nothing else.
+
+    2c / (1 + c) for raw cosine c, at cut-off 1/2 with the DC kept in the low band: the split halves
+    the zero-mean energy and leaves the mean whole. The high band's is then 0.
+    """
+    return 2 * raw / (1 + raw)

@@ -1,0 +1,1 @@
+"""Training: schedules, the one loop that calls backward, evaluation, and runs kept on disk."""

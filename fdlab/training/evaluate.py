@@ -1,0 +1,73 @@
+"""A student with its method's heads: predictions of every head over a split, and its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fdlab.data.paired import PairedData
+from fdlab.methods.base import Method
+from fdlab.models.mode import evaluating
+
+BATCH = 256
+JUDGED = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained: the student network of one modality, and the method's own modules."""
+
+    student: nn.Module
+    method: Method
+    modality: str
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.student.parameters(), *self.method.parameters()]
+
+    def count_parameters(self) -> dict[str, int]:
+        parts = {"student": self.student, "method": self.method}
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+    def train(self) -> None:
+        self.student.train()
+        self.method.train()
+
+    def copy_weights(self) -> dict[str, torch.Tensor]:
+        """`student.<name>` and `method.<name>` → a copy of every parameter and buffer."""
+        parts = {"student": self.student, "method": self.method}
+        return {
+            f"{owner}.{name}": value.detach().clone().contiguous()
+            for owner, part in parts.items()
+            for name, value in part.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def predict(self, data: PairedData) -> dict[str, torch.Tensor]:
+        """`<split>/<head>` → (n, K) float32 logits of the judged splits, networks in eval mode."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        with evaluating(self.student, self.method):
+            for split in JUDGED:
+                for rows in data.rows[split].split(BATCH):
+                    output = self.student(data.batch(self.modality, rows))
+                    for head, logits in self.method.predict(output).items():
+                        parts.setdefault(f"{split}/{head}", []).append(logits.float())
+        return {name: torch.cat(logits) for name, logits in parts.items()}
+
+
+def score(predictions: dict[str, torch.Tensor], data: PairedData) -> dict[str, float]:
+    """`<split>/<head>` → accuracy, read back from the device once."""
+    right, total = [], []
+    for name, logits in predictions.items():
+        labels = data.labels[data.rows[name.split("/")[0]]]
+        right.append((logits.argmax(dim=1) == labels).sum())
+        total.append(len(labels))
+    accuracies = torch.stack(right).double().cpu() / torch.tensor(total)
+    return dict(zip(predictions, accuracies.tolist(), strict=True))
+
+
+def find_correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n, K), (n,) → (n,) bool: which samples are answered rightly."""
+    return logits.argmax(axis=1) == labels

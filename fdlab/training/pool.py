@@ -1,0 +1,101 @@
+"""Many runs at once: one process each, as many side by side as there are cores or devices."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from fdlab.core import paths
+from fdlab.core.config import RunConfig
+from fdlab.core.device import choose_device, count_workers
+from fdlab.core.progress import VARIABLE, listen, track
+from fdlab.data.store import prepare
+from fdlab.training.runs import Run, complete, ensure_run, find_teacher, fingerprint, open_run
+
+
+def ensure_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[Run]:
+    """The finished runs of all configurations, in their order; what is missing is trained.
+
+    Teachers come first, each once. With one run to train, or one worker, nothing is spawned.
+    """
+    configs = [complete(config) for config in configs]
+    teachers = [teacher for teacher in map(find_teacher, configs) if teacher]
+    for wave in (teachers, configs):
+        _train_missing(wave, device)
+    return [ensure_run(config, device=device) for config in configs]
+
+
+def _train_missing(configs: list[RunConfig], device: str) -> None:
+    missing: dict[str, RunConfig] = {}
+    for config in configs:
+        store = prepare(config.dataset, config.data_options, workers=count_workers())
+        name = fingerprint(config, store)
+        if name not in missing and open_run(paths.runs() / name) is None:
+            missing[name] = config
+    workers = min(len(missing), count_workers())
+    if workers == 1:
+        for config in missing.values():
+            ensure_run(config, device=device)
+    elif workers > 1:
+        with _open_pool(workers) as pool, track("training", len(missing), unit="run") as report:
+            futures = [
+                pool.submit(ensure_run, config, device=_choose_share(device, index))
+                for index, config in enumerate(missing.values())
+            ]
+            for done, future in enumerate(futures, 1):
+                future.result()
+                report(done)
+
+
+@contextmanager
+def _open_pool(workers: int) -> Iterator[Executor]:
+    """Processes that report their progress here, and that end when this process does."""
+    with _hear() as path:
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(path, os.getpid()),
+        )
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _hear() -> Iterator[str]:
+    """The file that takes progress events: the one of whoever listens already, or our own."""
+    if path := os.environ.get(VARIABLE):
+        yield path
+    else:
+        with listen() as path:
+            yield path
+
+
+def _start_worker(progress: str, parent: int) -> None:
+    os.environ[VARIABLE] = progress
+    os.environ["FDLAB_WORKERS"] = "1"
+
+    def watch() -> None:
+        # A killed parent leaves its workers waiting for ever; they end themselves.
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _choose_share(device: str, index: int) -> str:
+    """Spread runs over the CUDA devices where the choice of one was left open."""
+    chosen = choose_device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        return f"cuda:{index % torch.cuda.device_count()}"
+    return str(chosen)

@@ -1,0 +1,247 @@
+"""Runs on disk: trained once, found again under a fingerprint of everything that made them.
+
+A run is a plain folder `outputs/runs/<fingerprint>/`:
+
+    record.json                   the `RunRecord`
+    validation.safetensors        weights of the best epoch on the validation split
+    last.safetensors              weights of the last epoch
+    predictions.safetensors       <moment>/<split>/<head> → (n, K) logits, rows in split order
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+from torch import nn
+
+from fdlab.core import paths
+from fdlab.core.config import RunConfig
+from fdlab.core.device import choose_device, count_threads, describe_device, measure, versions
+from fdlab.core.errors import UserError, name_unknown
+from fdlab.core.files import checksums, find_damage, replace_folder
+from fdlab.core.fingerprint import code_digest, digest
+from fdlab.core.progress import say, track
+from fdlab.core.records import RunRecord, Score
+from fdlab.data import DATASETS
+from fdlab.data.paired import PairedData
+from fdlab.data.store import Store, prepare
+from fdlab.methods import METHODS
+from fdlab.methods.base import resolve_method_options
+from fdlab.models import MODELS
+from fdlab.models.build import build_model, place, read_weights
+from fdlab.training.loop import Trained, train
+
+CODE = (
+    "fdlab.data.augment",
+    "fdlab.data.paired",
+    "fdlab.losses",
+    "fdlab.methods",
+    "fdlab.models",
+    "fdlab.spectral.bands",
+    "fdlab.training",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and its weights and predictions when they are asked for."""
+
+    folder: Path
+    record: RunRecord
+
+    @functools.cached_property
+    def predictions(self) -> dict[str, np.ndarray]:
+        return load_file(self.folder / "predictions.safetensors")
+
+    def read_logits(self, split: str = "test", head: str = "raw", moment: str = "validation"):
+        """(n, K) logits in the split's order."""
+        name = f"{moment}/{split}/{head}"
+        if name not in self.predictions:
+            raise name_unknown("prediction", name, sorted(self.predictions))
+        return self.predictions[name]
+
+    def load_student(self, store: Store, moment: str = "validation") -> nn.Module:
+        """The student network in eval mode on the CPU."""
+        config = self.record.config
+        model = build_model(store, config.student, width=config.width, seed=config.seed)
+        weights = read_weights(self.folder / f"{moment}.safetensors")
+        own = {
+            k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")
+        }
+        model.load_state_dict(own)
+        return model.eval()
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """`config` with every name checked and every default filled in.
+
+    A method without a teacher loses its teacher, so that one unimodal run serves every direction;
+    one with a teacher gets `teacher_seed` = `seed` where none is given.
+    """
+    dataset = DATASETS[config.dataset]
+    method = METHODS[config.method]
+    if dataset.is_features:
+        raise UserError(f"{config.dataset} holds features, not inputs: there is nothing to train")
+    for modality in filter(None, (config.student, config.teacher)):
+        if modality not in dataset.modalities:
+            raise name_unknown(f"modality of {config.dataset}", modality, dataset.modalities)
+    options = resolve_method_options(config.method, config.options)
+    if not method.needs:
+        return replace(config, options=options, teacher=None, teacher_seed=None)
+    if config.teacher is None:
+        raise UserError(f"{config.method} needs a teacher: give a direction such as audio2image")
+    seed = config.seed if config.teacher_seed is None else config.teacher_seed
+    return replace(config, options=options, teacher_seed=seed)
+
+
+def find_teacher(config: RunConfig) -> RunConfig | None:
+    """The configuration of a completed run's teacher: its modality's own `none` run."""
+    if config.teacher is None:
+        return None
+    return complete(
+        replace(
+            config,
+            student=config.teacher,
+            teacher=None,
+            method="none",
+            options={},
+            seed=config.teacher_seed,
+            teacher_seed=None,
+        )
+    )
+
+
+def fingerprint(config: RunConfig, store: Store) -> str:
+    """16 hexadecimal digits of a completed configuration, the data's content and the code."""
+    teacher = find_teacher(config)
+    dataset = store.dataset
+    sides = {dataset.modalities[m].model for m in (config.student, config.teacher) if m}
+    modules = ["fdlab.training.loop", METHODS.find_module(config.method)]
+    modules += [MODELS.find_module(name) for name in sides]
+    parts: dict[str, Any] = {
+        "config": config,
+        "data": store.digest,
+        "teacher": fingerprint(teacher, store) if teacher else None,
+        "code": code_digest(modules, inside=CODE),
+        "threads": count_threads(),
+    }
+    return digest(parts)
+
+
+def ensure_run(config: RunConfig, *, device: str = "auto", force: bool = False) -> Run:
+    """The finished run of a configuration, trained now where it does not exist.
+
+    Of several processes that want one run, one trains and the others wait for its result. A run
+    whose files do not match their checksums is named and trained again.
+    """
+    config = complete(config)
+    store = prepare(config.dataset, config.data_options)
+    folder = paths.runs() / fingerprint(config, store)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        run = None if force else open_run(folder)
+        if run is None:
+            run = _train(config, store, folder, choose_device(device))
+    return run
+
+
+def open_run(folder: Path) -> Run | None:
+    """A run from its folder; None where it is absent, or damaged, which is said."""
+    if not folder.is_dir():
+        return None
+    damage = find_run_damage(folder)
+    if damage:
+        say(f"fdlab: {damage}; the run will be trained again")
+        return None
+    return Run(folder, RunRecord.read(folder / "record.json"))
+
+
+def find_run_damage(folder: Path) -> str | None:
+    """What is wrong with a run's folder, naming the file, or None."""
+    try:
+        record = RunRecord.read(folder / "record.json")
+    except FileNotFoundError:
+        return f"{folder} holds no record.json"
+    except UserError as error:
+        return str(error)
+    return find_damage(folder, record.files)
+
+
+def list_runs() -> Iterator[tuple[Path, RunRecord | None, str | None]]:
+    """Every folder of runs: (folder, record, None), or (folder, None, what is wrong with it)."""
+    if not paths.runs().is_dir():
+        return
+    for folder in sorted(paths.runs().iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            damage = find_run_damage(folder)
+            yield folder, None if damage else RunRecord.read(folder / "record.json"), damage
+
+
+def remove_run(folder: Path) -> None:
+    shutil.rmtree(folder)
+    Path(f"{folder}.lock").unlink(missing_ok=True)
+
+
+def _train(config: RunConfig, store: Store, folder: Path, device: torch.device) -> Run:
+    teacher_config = find_teacher(config)
+    teacher = ensure_run(teacher_config, device=str(device)) if teacher_config else None
+    if device.type == "cpu":
+        torch.set_num_threads(count_threads())
+    sides = [side for side in (config.student, config.teacher) if side]
+    data = PairedData.load(store, sides, device)
+    model = place(teacher.load_student(store), device) if teacher else None
+    label = f"{config.direction} {config.method} seed {config.seed}"
+    with measure(device) as cost, track(label, config.train.epochs) as report:
+        trained = train(config, data, model, device, report)
+    record = RunRecord(
+        fingerprint=folder.name,
+        config=config,
+        data=store.digest,
+        teacher=teacher.record.fingerprint if teacher else None,
+        curves=trained.curves,
+        scores=_select(trained),
+        n={split: len(rows) for split, rows in data.rows.items()},
+        parameters=trained.parameters,
+        seconds=round(cost.seconds, 3),
+        peak_bytes=cost.peak_bytes,
+        device=describe_device(device),
+        versions=versions(),
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return Run(folder, _write(folder, record, trained))
+
+
+def _select(trained: Trained) -> dict[str, Score]:
+    """Read the curves by each rule; the first of equals wins."""
+    tests = {k.split("/")[1]: v for k, v in trained.curves.items() if k.startswith("test/")}
+    scores = {
+        moment: Score("raw", epoch, tests["raw"][epoch - 1])
+        for moment, epoch in trained.chosen.items()
+    }
+    best = max(tests, key=lambda head: max(tests[head]))
+    top = max(tests[best])
+    scores["published"] = Score(best, tests[best].index(top) + 1, top)
+    return scores
+
+
+def _write(folder: Path, record: RunRecord, trained: Trained) -> RunRecord:
+    with replace_folder(folder) as beside:
+        for moment, weights in trained.weights.items():
+            save_file({k: v.cpu() for k, v in weights.items()}, beside / f"{moment}.safetensors")
+        predictions = {k: v.cpu().clone() for k, v in trained.predictions.items()}
+        save_file(predictions, beside / "predictions.safetensors")
+        names = sorted(path.name for path in beside.iterdir())
+        record = replace(record, files=checksums(beside, names))
+        record.write(beside / "record.json")
+    return record
