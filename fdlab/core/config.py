@@ -126,7 +126,7 @@ PRESETS = {
             "smoke",
             "a few seconds; shows that everything runs, its numbers mean nothing",
             width=8,
-            train=TrainConfig(epochs=2, learning_rate=0.05, augment=False),
+            train=TrainConfig(epochs=2, learning_rate=0.05),
             seeds=(0, 1),
             data_options={"limit": 240},
         ),
@@ -134,8 +134,8 @@ PRESETS = {
             "quick",
             "minutes on two CPU cores",
             width=16,
-            train=TrainConfig(epochs=16, learning_rate=0.05, augment=False),
-            seeds=(0, 1, 2),
+            train=TrainConfig(epochs=16, learning_rate=0.05),
+            seeds=(0, 1, 2, 3),
         ),
         Preset(
             "reduced",
@@ -181,6 +181,11 @@ def resolve_options(kind: str, schema: type, given: dict[str, Any]) -> dict[str,
         defaults[name] = value
     schema(**defaults)  # its own checks
     return defaults
+
+
+def list_options(schema: type) -> str:
+    """'cutoff=0.5, dc=drop' of a dataclass of options; empty where it has none."""
+    return ", ".join(f"{f.name}={getattr(schema(), f.name)}" for f in dataclasses.fields(schema))
 
 
 def same_type(value: Any, expected: Any) -> bool:

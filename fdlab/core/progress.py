@@ -75,11 +75,16 @@ def say(text: str) -> None:
 
 
 def _bar(label: str, total: int, unit: str):
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+    if sys.stderr.isatty() or _in_notebook():
         from tqdm.auto import tqdm
 
         return tqdm(total=total, desc=label, unit=unit, leave=False)
     return _PlainBar(label, total, unit)
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 class _PlainBar:

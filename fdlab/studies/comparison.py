@@ -9,7 +9,7 @@ import numpy as np
 from fdlab.core.estimate import Estimate
 from fdlab.reference import read_table
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
-from fdlab.studies.plan import Plan
+from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.stats import average_samples, average_seeds
 from fdlab.training.evaluate import find_correct
 from fdlab.training.pool import ensure_runs
@@ -42,7 +42,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """contrasts: "a-b" → direction → [Estimate over seeds, Estimate over samples] of a minus b."""
+    """contrasts: "a-b" → direction → [Estimate over seeds, Estimate over samples] of a minus b.
+
+    runs: fingerprints of every run that the numbers come from, teachers included.
+    """
 
     dataset: str
     preset: str
@@ -50,6 +53,7 @@ class Comparison:
     seeds: list[int]
     cells: list[Cell]
     contrasts: dict[str, dict[str, list[Estimate]]]
+    runs: list[str]
 
     @property
     def directions(self) -> list[str]:
@@ -150,10 +154,10 @@ def judge(contrast: list[list[Estimate]]) -> str:
 
 
 def compare_methods(
-    plan: Plan, *, methods: list[str], directions: list[str] | None = None
+    plan: Plan, *, methods: list[str] | str, directions: list[str] | str | None = None
 ) -> Comparison:
     """Train or find every method × direction × seed and compare them, paired by seed and sample."""
-    methods = ["none", *(m for m in methods if m != "none")]
+    methods = ["none", *(m for m in read_list("methods", methods, str) if m != "none")]
     ways = plan.choose_directions(directions)
     keys = [(str(way), m, seed) for way in ways for m in methods for seed in plan.seeds]
     parsed = {str(way): way for way in ways}
@@ -182,7 +186,17 @@ def compare_methods(
         for m in versus
         if "fdcmkd" in methods
     }
-    return Comparison(plan.dataset, plan.preset, len(labels), list(plan.seeds), cells, contrasts)
+    records = [run.record for run in runs.values()]
+    sources = {r.fingerprint for r in records} | {r.teacher for r in records if r.teacher}
+    return Comparison(
+        plan.dataset,
+        plan.preset,
+        len(labels),
+        list(plan.seeds),
+        cells,
+        contrasts,
+        sorted(sources),
+    )
 
 
 def _summarise(

@@ -17,7 +17,7 @@ from fdlab.core.config import Direction
 from fdlab.core.estimate import Estimate
 from fdlab.studies.banks import load_bank
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
-from fdlab.studies.plan import Plan
+from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.stats import average_samples
 from fdlab.training.pool import ensure_runs
 
@@ -94,12 +94,13 @@ def embed_features(
     plan: Plan,
     *,
     direction: str,
-    methods: list[str],
+    methods: list[str] | str,
     seed: int = 0,
     perplexity: float = 30.0,
 ) -> Embedding:
     """t-SNE of teacher and student test features, and separability in the original space."""
     way = Direction.parse(direction, plan.modalities)
+    methods = read_list("methods", methods, str)
     store = plan.open_store()
     configs = [plan.configure(way.teacher, seed=seed)]
     configs += [plan.configure(way.student, m, way.teacher, seed) for m in methods]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 from fdlab.core.config import Direction, RunConfig, TrainConfig, find_preset
 from fdlab.core.device import count_workers
+from fdlab.core.errors import UserError
 from fdlab.data import DATASETS
 from fdlab.data.dataset import Dataset
 from fdlab.data.store import Store, prepare
@@ -41,9 +43,9 @@ class Plan:
     def open_store(self) -> Store:
         return prepare(self.dataset, self.data_options, workers=count_workers())
 
-    def choose_directions(self, wanted: list[str] | None = None) -> list[Direction]:
+    def choose_directions(self, wanted: list[str] | str | None = None) -> list[Direction]:
         """The directions asked for, or the data set's own choice."""
-        names = wanted or self.definition.directions
+        names = read_list("directions", wanted, str) or self.definition.directions
         return [Direction.parse(name, self.modalities) for name in names]
 
     def configure(
@@ -67,11 +69,28 @@ class Plan:
         )
 
 
+def read_list(name: str, value: list | str | None, of: type) -> list:
+    """A list parameter; papermill's own command line hands over the text of one.
+
+    >>> read_list("seeds", "[0, 1]", int)
+    [0, 1]
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = [value]
+    value = value or []
+    if not isinstance(value, list) or not all(type(item) is of for item in value):
+        raise UserError(f"{name} is {value!r}: expected a list of {of.__name__}, such as [0, 1]")
+    return value
+
+
 def make_plan(
     dataset: str,
     preset: str = "quick",
     *,
-    seeds: list[int] | None = None,
+    seeds: list[int] | str | None = None,
     epochs: int = 0,
     width: int = 0,
     device: str = "auto",
@@ -83,7 +102,7 @@ def make_plan(
     return Plan(
         dataset=dataset,
         preset=preset,
-        seeds=tuple(seeds or chosen.seeds),
+        seeds=tuple(read_list("seeds", seeds, int) or chosen.seeds),
         width=width or chosen.width,
         train=replace(chosen.train, epochs=epochs or chosen.train.epochs),
         device=device,

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import nn
@@ -188,9 +188,26 @@ def list_runs() -> Iterator[tuple[Path, RunRecord | None, str | None]]:
             yield folder, None if damage else RunRecord.read(folder / "record.json"), damage
 
 
-def remove_run(folder: Path) -> None:
-    shutil.rmtree(folder)
-    Path(f"{folder}.lock").unlink(missing_ok=True)
+def clean_runs(everything: bool = False) -> list[Path]:
+    """Remove damaged runs and what killed processes left behind, or every run; names the folders.
+
+    A run that some process is working on is left alone.
+    """
+    removed = []
+    for folder in sorted(paths.runs().glob("*")) if paths.runs().is_dir() else []:
+        if not folder.is_dir():
+            continue
+        leftover = folder.name.startswith(".")
+        name = folder.name.split(".")[1] if leftover else folder.name
+        if not (everything or leftover or find_run_damage(folder)):
+            continue
+        try:
+            with FileLock(paths.runs() / f"{name}.lock", timeout=0):
+                shutil.rmtree(folder)
+                removed.append(folder)
+        except Timeout:
+            say(f"fdlab: {folder} is in use and stays")
+    return removed
 
 
 def _train(config: RunConfig, store: Store, folder: Path, device: torch.device) -> Run:

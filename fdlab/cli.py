@@ -1,0 +1,294 @@
+"""The command line. Nothing heavy is imported until a command runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import NoReturn
+
+from fdlab import __version__
+from fdlab.core.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong call is one line and exit code 2, like every other error of the user's."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    options = _build_parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        print("\nfdlab: stopped; what finished is kept, the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        print(f"fdlab: error: {_describe(error)}", file=sys.stderr)
+        return 2
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or 'no file named'}"
+    return str(error)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = _Parser(
+        prog="fdlab",
+        description="A laboratory for frequency-decoupled cross-modal knowledge distillation.",
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"fdlab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run, help: str, parent=commands) -> argparse.ArgumentParser:
+        sub = parent.add_parser(name, help=help, description=help, parents=[common])
+        sub.set_defaults(run=run)
+        return sub
+
+    def add_choice(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--dataset", default="digits", help="data set (default: digits)")
+        sub.add_argument("--preset", default="quick", help="smoke, quick, reduced or paper")
+
+    sub = add("reproduce", _reproduce, "run a suite of notebooks and write its report")
+    add_choice(sub)
+    sub.add_argument("--suite", default="core", help="suite of notebooks, or all (default: core)")
+    sub.add_argument("--only", default="", help="some notebooks, such as 02,05")
+    sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
+    sub.add_argument("--force", action="store_true", help="run notebooks that are done already")
+    _add_values(sub, "-p", "parameter of the notebooks, such as seeds=[0,1]; may be repeated")
+
+    sub = add("train", _train, "train one run, or find it")
+    add_choice(sub)
+    sub.add_argument("--direction", default="", help="teacher to student, such as audio2image")
+    sub.add_argument("--student", default="", help="modality, for a method without a teacher")
+    sub.add_argument("--method", default="none", help="see `fdlab methods`")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--epochs", type=int, default=0, help="default: the preset's")
+    sub.add_argument("--width", type=int, default=0, help="default: the preset's")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument("--force", action="store_true", help="train again what exists")
+    _add_values(sub, "-o", "option of the method, such as cutoff=0.25; may be repeated")
+
+    group = add("data", _data_list, "data sets: list, prepare, verify")
+    data = group.add_subparsers(metavar="ACTION", required=True)
+    add("list", _data_list, "data sets and which of them are prepared", data)
+    for name, run, help in (
+        ("prepare", _data_prepare, "build a data set's store, or find it"),
+        ("verify", _data_verify, "check every file of a store against its checksum"),
+    ):
+        sub = add(name, run, help, data)
+        sub.add_argument("name", help="data set")
+        _add_values(sub, "-o", "option of the data set, such as seed=1; may be repeated")
+        if name == "prepare":
+            sub.add_argument("--force", action="store_true", help="build again what exists")
+
+    add("methods", _methods, "distillation methods, what they need, and their options")
+    add("models", _models, "networks and their sizes")
+
+    group = add("runs", _runs_list, "finished runs: list, show, clean")
+    runs = group.add_subparsers(metavar="ACTION", required=True)
+    add("list", _runs_list, "all runs, one line each", runs)
+    sub = add("show", _runs_show, "the record of one run as JSON", runs)
+    sub.add_argument("fingerprint", help="fingerprint, or the start of one")
+    sub = add("clean", _runs_clean, "remove damaged runs and leftovers", runs)
+    sub.add_argument("--all", action="store_true", help="remove every run")
+
+    add("doctor", _doctor, "what this machine has, and what is missing")
+    sub = add("publish", _publish, "copy a finished suite into outputs/reference and the README")
+    add_choice(sub)
+    sub = add("redraw", _redraw, "draw published results again, without training")
+    add_choice(sub)
+    sub.add_argument("--venue", default="aaai", help="column widths: aaai, cvpr, icml, neurips")
+    return parser
+
+
+def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
+    sub.add_argument(flag, dest="values", action="append", default=[], metavar="NAME=VALUE",
+                     help=help)  # fmt: skip
+
+
+def _reproduce(options) -> int:
+    from fdlab.execute.parameters import parse_assignments
+    from fdlab.execute.suite import plan_suite, run_suite
+
+    suite = plan_suite(
+        options.suite,
+        options.dataset,
+        options.preset,
+        only=options.only,
+        values=parse_assignments(options.values),
+        jobs=options.jobs,
+        force=options.force,
+    )
+    summary = run_suite(suite)
+    for name, error in summary.failed.items():
+        print(f"fdlab: {name} failed: {error}", file=sys.stderr)
+    state = "report, with failures," if summary.failed else "report"
+    print(f"fdlab: {state} at {summary.page}")
+    return 1 if summary.failed else 0
+
+
+def _train(options) -> None:
+    from fdlab.core.config import Direction
+    from fdlab.execute.parameters import parse_assignments
+    from fdlab.studies.plan import make_plan
+    from fdlab.training.runs import ensure_run
+
+    plan = make_plan(
+        options.dataset,
+        options.preset,
+        epochs=options.epochs,
+        width=options.width,
+        device=options.device,
+    )
+    if bool(options.direction) == bool(options.student):
+        raise UserError("give either --direction, such as audio2image, or --student, such as image")
+    student, teacher = options.student, None
+    if options.direction:
+        way = Direction.parse(options.direction, plan.modalities)
+        student, teacher = way.student, way.teacher
+    values = parse_assignments(options.values)
+    config = plan.configure(student, options.method, teacher, options.seed, values)
+    plan.open_store()
+    run = ensure_run(config, device=plan.device, force=options.force)
+    record = run.record
+    for rule, score in record.scores.items():
+        print(
+            f"{rule:10s} {100 * score.accuracy:5.1f} % test, epoch {score.epoch}, {score.head} head"
+        )
+    print(f"n = {record.n['test']} test samples, {record.seconds:.1f} s on {record.device}")
+    print(f"fdlab: run at {run.folder}")
+
+
+def _data_list(options) -> None:
+    from fdlab.data import DATASETS
+    from fdlab.data.store import find_store
+
+    for name, dataset in DATASETS.items():
+        store = find_store(name)
+        state = f"prepared at {store.folder}" if store else "not prepared"
+        print(f"{name:10s} {dataset.summary}")
+        print(f"{'':10s} {', '.join(dataset.modalities)}; {dataset.classes} classes; {state}")
+
+
+def _data_prepare(options) -> None:
+    from fdlab.core.device import cores
+    from fdlab.data.store import prepare
+    from fdlab.execute.parameters import parse_assignments
+
+    values = parse_assignments(options.values)
+    store = prepare(options.name, values, workers=cores(), force=options.force)
+    counts = ", ".join(f"{count} {split}" for split, count in store.manifest["counts"].items())
+    print(f"fdlab: {options.name} ({counts}) at {store.folder}")
+
+
+def _data_verify(options) -> None:
+    from fdlab.data.store import verify
+    from fdlab.execute.parameters import parse_assignments
+
+    store = verify(options.name, parse_assignments(options.values))
+    print(f"fdlab: {len(store.manifest['files'])} files of {options.name} match at {store.folder}")
+
+
+def _methods(options) -> None:
+    from fdlab.core.config import list_options
+    from fdlab.methods import METHODS
+    from fdlab.methods.base import Sizes, build_method
+
+    sizes = Sizes(student=512, teacher=512, classes=6)
+    for name, method in METHODS.items():
+        extra = sum(p.numel() for p in build_method(name, {}, sizes).parameters())
+        needs = "teacher's " + ", ".join(method.needs) if method.needs else "no teacher"
+        print(f"{name:12s} {method.summary} ({method.source})")
+        print(f"{'':12s} needs: {needs}; extra parameters at D = 512, 6 classes: {extra:,}")
+        if chosen := list_options(method.Options):
+            print(f"{'':12s} options: {chosen}")
+
+
+def _models(options) -> None:
+    from fdlab.models import MODELS
+
+    examples = {"resnet18": ((3, 224, 224), 0), "textcnn": ((28,), 10_000)}
+    for name, build in MODELS.items():
+        shape, vocabulary = examples[name]
+        model = build(shape, 1000, 64, vocabulary)
+        count = sum(p.numel() for p in model.parameters())
+        summary = (type(model).__doc__ or "").splitlines()[0]
+        print(f"{name:12s} {summary}")
+        print(
+            f"{'':12s} at width 64, 1000 classes: D = {model.feature_width}, {count:,} parameters"
+        )
+
+
+def _runs_list(options) -> None:
+    from fdlab.training.runs import list_runs
+
+    found = list(list_runs())
+    for folder, record, damage in found:
+        if record is None:
+            print(f"{folder.name}  damaged: {damage}")
+            continue
+        config, score = record.config, record.scores["validation"]
+        print(
+            f"{record.fingerprint}  {config.label:40s} width {config.width:<3d} "
+            f"epochs {config.train.epochs:<4d} {100 * score.accuracy:5.1f} %  {record.finished}"
+        )
+    print(f"fdlab: {len(found)} runs")
+
+
+def _runs_show(options) -> None:
+    from fdlab.training.runs import list_runs
+
+    found = {folder.name: record for folder, record, _ in list_runs() if record}
+    matches = [name for name in found if name.startswith(options.fingerprint)]
+    if len(matches) != 1:
+        raise UserError(
+            f"{len(matches)} runs start with {options.fingerprint!r}: expected exactly one; "
+            "see `fdlab runs list`"
+        )
+    print(json.dumps(found[matches[0]].as_dict(), indent=1))
+
+
+def _runs_clean(options) -> None:
+    from fdlab.training.runs import clean_runs
+
+    removed = clean_runs(everything=options.all)
+    print(f"fdlab: removed {len(removed)} folders")
+
+
+def _doctor(options) -> None:
+    from fdlab.core.doctor import examine
+
+    print("\n".join(examine()))
+
+
+def _publish(options) -> None:
+    from fdlab.execute.publish import publish, write_gallery
+
+    folder = publish(options.dataset, options.preset)
+    readme = write_gallery(options.dataset, options.preset)
+    print(f"fdlab: published to {folder}; gallery written to {readme}")
+
+
+def _redraw(options) -> None:
+    from fdlab.core import paths
+    from fdlab.figures.save import redraw
+
+    name = f"{options.dataset}-{options.preset}"
+    target = paths.outputs() / "redrawn" / name
+    drawn = redraw(paths.reference() / name, target, options.venue)
+    print(f"fdlab: drew {', '.join(drawn)} at {target}")

@@ -1,0 +1,1 @@
+"""Strict papermill runs of the notebook suites, the report page, and publishing."""

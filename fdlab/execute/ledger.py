@@ -1,0 +1,78 @@
+"""What finished: one done-record per notebook, since an executed notebook on disk is no proof.
+
+A done-record names the key of everything that the notebook depends on (its source, its parameters,
+the package's code) and the checksum of everything that it left.
+"""
+
+from __future__ import annotations
+
+import datetime
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import fdlab
+from fdlab.core.errors import UserError
+from fdlab.core.files import checksums, find_damage, read_json, write_json
+from fdlab.core.fingerprint import code_digest, digest
+from fdlab.figures.save import FIGURES, RESULTS, TABLES
+
+FOLDER = "done"
+
+
+def stem_of(notebook: str) -> str:
+    """02_similarity → similarity."""
+    return notebook.split("_", 1)[-1]
+
+
+def make_key(source: Path, parameters: dict[str, Any], folder: Path) -> str:
+    """Digest of a notebook's source, its parameters and the package's code.
+
+    The report reads the other studies' results, so those count for it too.
+    """
+    modules = [m.name for m in pkgutil.walk_packages(fdlab.__path__, "fdlab.")]
+    parts = [source.read_text(encoding="utf-8"), parameters, code_digest(modules, ["fdlab"])]
+    if stem_of(source.stem) == "report":
+        results = sorted((folder / RESULTS).glob("*.json"))
+        names = [path.name for path in results if path.stem != "report"]
+        parts.append(checksums(folder / RESULTS, names))
+    return digest(parts)
+
+
+def list_files(folder: Path, notebook: str) -> list[str]:
+    """What a notebook left, relative to the suite's folder."""
+    stem = stem_of(notebook)
+    found = [folder / "notebooks" / f"{notebook}.ipynb", folder / RESULTS / f"{stem}.json"]
+    for kind in (FIGURES, TABLES):
+        found += sorted((folder / kind).glob(f"{stem}-*"))
+    return [str(path.relative_to(folder)) for path in found]
+
+
+def note_done(folder: Path, notebook: str, key: str, seconds: float) -> None:
+    record = {
+        "notebook": notebook,
+        "key": key,
+        "seconds": round(seconds, 1),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "files": checksums(folder, list_files(folder, notebook)),
+    }
+    write_json(folder / FOLDER / f"{notebook}.json", record)
+
+
+def find_reason(folder: Path, notebook: str, key: str) -> str | None:
+    """Why a notebook must run: a short reason, "" where it never ran, or None where it is done."""
+    path = folder / FOLDER / f"{notebook}.json"
+    if not path.is_file():
+        return ""
+    try:
+        record = read_json(path)
+        if record["key"] != key:
+            return "its source, parameters or code changed"
+        return find_damage(folder, record["files"])
+    except (UserError, KeyError, TypeError):
+        return f"{path} is damaged"
+
+
+def forget(folder: Path, notebook: str) -> None:
+    """Before a notebook runs: what it left earlier no longer counts as done."""
+    (folder / FOLDER / f"{notebook}.json").unlink(missing_ok=True)

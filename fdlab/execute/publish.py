@@ -1,0 +1,78 @@
+"""Copy what a finished suite found into `outputs/reference/`, and the gallery into the README."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fdlab.core import paths
+from fdlab.core.errors import UserError
+from fdlab.core.files import checksums, replace_folder, write_json, write_text
+from fdlab.core.results import read_result
+from fdlab.execute.ledger import FOLDER
+from fdlab.figures.save import FIGURES, RESULTS, TABLES
+from fdlab.studies import STEMS
+from fdlab.studies.report import find_question
+
+LIMIT = 5_000_000  # bytes of `outputs/reference/`
+BEGIN, END = "<!-- gallery: written by `fdlab publish` -->", "<!-- end of gallery -->"
+SHOWN = {
+    "data": "pairs",
+    "similarity": "cosine",
+    "scale": "bars",
+    "gradients": "figure3",
+    "distillation": "curves",
+    "comparison": "gain",
+    "embedding": "tsne",
+}
+
+
+def publish(dataset: str, preset: str) -> Path:
+    """Records, results, tables and PNGs of one finished suite, with a manifest; under 5 MB in all.
+
+    Everything can be drawn again from it without training: `fdlab redraw`.
+    """
+    source = paths.suite_folder(dataset, preset)
+    unfinished = [stem for stem in STEMS if not (source / RESULTS / f"{stem}.json").is_file()]
+    if not (source / FOLDER).is_dir() or unfinished:
+        raise UserError(
+            f"{source} is not finished (missing: {', '.join(unfinished) or 'everything'}): run "
+            f"`fdlab reproduce --dataset {dataset} --preset {preset}` first"
+        )
+    target = paths.reference() / source.name
+    with replace_folder(target) as beside:
+        for kind, pattern in ((RESULTS, "*.json"), (TABLES, "*"), (FIGURES, "*.png")):
+            (beside / kind).mkdir()
+            for path in sorted((source / kind).glob(pattern)):
+                shutil.copyfile(path, beside / kind / path.name)
+        (beside / "records").mkdir()
+        for name in read_result(source / RESULTS / "comparison.json").runs:
+            shutil.copyfile(
+                paths.runs() / name / "record.json", beside / "records" / f"{name}.json"
+            )
+        files = sorted(str(p.relative_to(beside)) for p in beside.rglob("*") if p.is_file())
+        manifest = {"dataset": dataset, "preset": preset, "files": checksums(beside, files)}
+        write_json(beside / "manifest.json", manifest)
+        held = [p for p in paths.reference().rglob("*") if p.is_file() and target not in p.parents]
+        total = sum(path.stat().st_size for path in held)
+        if total > LIMIT:
+            raise UserError(f"outputs/reference would hold {total} bytes: the limit is {LIMIT}")
+    return target
+
+
+def write_gallery(dataset: str, preset: str) -> Path:
+    """Draw the README's gallery from the published results: question, figure, finding."""
+    folder = paths.reference() / f"{dataset}-{preset}"
+    readme = paths.root() / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{readme} has no gallery: expected the lines {BEGIN} and {END}")
+    parts = [BEGIN]
+    for stem, shown in SHOWN.items():
+        result = read_result(folder / RESULTS / f"{stem}.json")
+        picture = f"outputs/reference/{folder.name}/{FIGURES}/{stem}-{shown}.png"
+        parts += [f"**{find_question(stem)}**", f"![{stem}]({picture})", result.finding()]
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    write_text(readme, before + "\n\n".join(parts) + f"\n\n{END}" + after)
+    return readme
