@@ -13,8 +13,6 @@ import numpy as np
 from fdlab.core.errors import UserError
 from fdlab.core.files import read_json, write_json
 
-DIGITS = 7  # significant digits kept of a floating-point array
-
 
 def write_result(path: Path, result: Any) -> None:
     """Write a dataclass of numbers, strings, arrays, lists, dicts and dataclasses."""
@@ -32,15 +30,18 @@ def _encode(value: Any) -> Any:
         fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"__type__": f"{kind.__module__}:{kind.__qualname__}"} | fields
     if isinstance(value, np.ndarray):
+        items = value.ravel().tolist()
+        if value.dtype == np.float32:
+            items = [float(str(item)) for item in value.ravel()]  # the shortest that reads back
         return {
             "__array__": str(value.dtype),
             "shape": list(value.shape),
-            "values": [_encode(item) for item in value.ravel().tolist()],
+            "values": [_encode(item) for item in items],
         }
     if isinstance(value, np.generic):
         return _encode(value.item())
     if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else {"__float__": repr(value)}
+        return value if math.isfinite(value) else {"__float__": repr(value)}
     if isinstance(value, dict):
         return {str(key): _encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -6,9 +6,9 @@ Each side is a vector over D channels,
 
 where `shared` lives in one band of channel frequencies, is equal on both sides and holds the
 fraction `strength` of the zero-mean energy; `private` is independent between the sides and fills
-the rest, so that the energy of every frequency stays the same whatever the strength; and `mean` is
-a constant over the channels. With strength 0 two sides share the mean and nothing else: the null
-model behind cos_low = 2c / (1 + c).
+the rest, so that the expected energy of every frequency is the same whatever the strength; and
+`mean` is a constant over the channels. With strength 0 two sides share the mean and nothing else:
+the null model behind cos_low = 2c / (1 + c).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BANDS = ("low", "high", "both", "none")
 @dataclass(frozen=True)
 class PlantedOptions:
     """events: N. dim: D channels. band: where the shared part lives. strength: its energy in
-    that band as a fraction of the band's energy, 0 to 1. mean: added to every channel, in units of
-    the zero-mean part's standard deviation. ratio: scale of the second side over the first.
-    classes: the shared part of each class has a centre of its own that holds `class_share` of the
+    that band as a fraction of the band's energy, 0 to 1. mean: added to every channel; the
+    zero-mean part has a standard deviation of about 1 (sqrt((D - 1) / D)). ratio: scale of the
+    second side over the first. classes: the shared part of each class has a centre of its own that holds `class_share` of the
     shared energy."""
 
     events: int = 600

@@ -42,10 +42,11 @@ def make_key(source: Path, parameters: dict[str, Any], folder: Path) -> str:
 def list_files(folder: Path, notebook: str) -> list[str]:
     """What a notebook left, relative to the suite's folder."""
     stem = stem_of(notebook)
-    found = [folder / "notebooks" / f"{notebook}.ipynb", folder / RESULTS / f"{stem}.json"]
+    found = [folder / "notebooks" / f"{notebook}.{kind}" for kind in ("ipynb", "html")]
+    found.append(folder / RESULTS / f"{stem}.json")
     for kind in (FIGURES, TABLES):
         found += sorted((folder / kind).glob(f"{stem}-*"))
-    return [str(path.relative_to(folder)) for path in found]
+    return [str(path.relative_to(folder)) for path in found if path.is_file()]
 
 
 def note_done(folder: Path, notebook: str, key: str, seconds: float) -> None:

@@ -15,6 +15,7 @@ from fdlab.figures.save import FIGURES, RESULTS, TABLES
 from fdlab.figures.style import VERDICT_COLORS
 from fdlab.studies.report import Report, collect_report, find_question
 
+PRINT, SCREEN = 300, 148  # dots per inch of the saved PNGs, and of the page
 STYLE = """
 body { font: 16px/1.5 Georgia, serif; color: #222; max-width: 1080px; margin: 2rem auto;
        padding: 0 1rem; }
@@ -103,7 +104,8 @@ def _show_study(folder: Path, notebook: str, stem: str, report: Report | None) -
     for picture in sorted((folder / FIGURES).glob(f"{stem}-*.png")):
         name = picture.stem
         parts.append(
-            f'<figure><img src="{FIGURES}/{name}.png" alt="{html.escape(name)}" loading="lazy">'
+            f'<figure><img src="{FIGURES}/{name}.png" alt="{html.escape(name)}" loading="lazy" '
+            f'width="{_measure_width(picture) * SCREEN // PRINT}">'
             f'<figcaption>{html.escape(name)} · <a href="{FIGURES}/{name}.pdf">PDF</a></figcaption>'
             "</figure>"
         )
@@ -131,6 +133,11 @@ def _show_table(path: Path) -> str:
 def _frame_table(head: str, body: str) -> str:
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide">{table}</div>'
+
+
+def _measure_width(picture: Path) -> int:
+    """Pixels across, from a PNG's header."""
+    return int.from_bytes(picture.read_bytes()[16:20], "big")
 
 
 def _break(text: str) -> str:

@@ -154,6 +154,7 @@ def _run_one(suite: SuiteRun, name: str, events: str) -> float | str | None:
                 parameters=own,
                 engine_name=engine.NAME,
                 kernel_name="python3",
+                language="python",
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 kernel_cwd=str(paths.root()),
@@ -164,8 +165,8 @@ def _run_one(suite: SuiteRun, name: str, events: str) -> float | str | None:
     except (RuntimeError, TimeoutError) as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     seconds = time.perf_counter() - start
-    ledger.note_done(suite.folder, name, key, seconds)
     export_notebook(target)
+    ledger.note_done(suite.folder, name, key, seconds)
     return seconds
 
 

@@ -69,7 +69,7 @@ def keep_bank(path: Path, make: Callable[[], FeatureBank]) -> FeatureBank:
     with FileLock(f"{path}.lock"):
         if path.is_file() and seal.is_file():
             try:
-                if checksum(path) == seal.read_text().strip():
+                if checksum(path).encode() == seal.read_bytes().strip():
                     return _read(path)
             except (SafetensorError, KeyError):
                 pass

@@ -55,7 +55,7 @@ def plates(result: Overview, venue: str = "aaai") -> dict[str, Plate]:
         for row, modality in enumerate(drawn):
             axes[row, 0].set_ylabel(modality)
 
-    height = 0.3 + 0.95 * len(drawn) + (0.75 if result.sentences else 0)
+    height = 0.25 + 0.84 * len(drawn) + (0.55 if result.sentences else 0)
     return {
         "pairs": Plate.draw(pairs, venue, height=height, wide=True, rows=len(drawn),
                             columns=len(result.labels)),

@@ -60,7 +60,8 @@ def draw_terms(axis, result: Distillation) -> None:
         sums[name] = sums.get(name, 0) + values
         colors[name] = color
     for name, values in sums.items():
-        axis.plot(np.arange(1, len(values) + 1), values, color=colors[name], label=name)
+        line = "--" if name.startswith("align") else "-"  # they lie on the band heads' line
+        axis.plot(np.arange(1, len(values) + 1), values, line, color=colors[name], label=name)
     axis.set_yscale("log")
     axis.set_xlabel("epoch")
     axis.set_ylabel("training loss (mean per sample)")

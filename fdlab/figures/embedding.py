@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
-from matplotlib import colormaps
+from matplotlib import colormaps, patheffects
 
 from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import arrow, color_modality, name_method
@@ -22,11 +23,21 @@ def draw_panel(axis, result: Embedding, panel: Panel, by: str) -> None:
         else:
             colors = colormaps["tab10"](result.labels % 10)
             axis.scatter(*points.T, marker=marker, c=colors, **style)
+    if by == "class":
+        _name_classes(axis, result.labels, panel.points[count:])
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(False)
     for spine in axis.spines.values():
         spine.set_visible(True)
+
+
+def _name_classes(axis, labels: np.ndarray, points: np.ndarray) -> None:
+    """The class number at the middle of its student points: ten colours alone do not tell."""
+    for label in np.unique(labels):
+        x, y = np.median(points[labels == label], axis=0)
+        halo = [patheffects.withStroke(linewidth=1.6, foreground="white")]
+        axis.text(x, y, str(label), ha="center", va="center", fontsize=8, path_effects=halo)
 
 
 def plates(result: Embedding, venue: str = "aaai") -> dict[str, Plate]:

@@ -101,6 +101,20 @@ class Table:
         return self.frame.to_html(index=False, border=0) + note
 
 
+class Reading:
+    """A study's finding and the verdicts on its claims, as the last expression of a cell."""
+
+    def __init__(self, result):
+        self.result = result
+
+    def _repr_markdown_(self) -> str:
+        lines = [
+            f"- {claim.statement}: **{claim.verdict}** ({claim.why})"
+            for claim in self.result.claims()
+        ]
+        return "\n".join([self.result.finding(), "", *lines])
+
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",

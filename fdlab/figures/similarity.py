@@ -10,7 +10,7 @@ from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import CONTROL, INK
 from fdlab.studies.similarity import BANDS, Similarity
 
-NAMES = {"raw": "raw", "low+dc": "low\n(DC in)", "low": "low\n(no DC)", "high": "high"}
+NAMES = {"raw": "raw", "low+dc": "low + DC", "low": "low", "high": "high"}
 FILL = {"raw": "#bbbbbb", "low+dc": "#44AA99", "low": "#88CCEE", "high": "#DDCC77"}
 LABELS = {"cosine": "row cosine", "cka": "linear CKA"}
 

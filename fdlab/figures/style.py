@@ -29,7 +29,7 @@ VENUES = {
 # Okabe and Ito's colours for methods, Tol's muted ones for modalities; both tell apart under the
 # common colour deficiencies. Markers carry the same information in print without colour.
 METHOD_COLORS = {
-    "none": "#777777",
+    "none": "#333333",
     "kd": "#E69F00",
     "feat": "#56B4E9",
     "heads_only": "#009E73",

@@ -1,1 +1,1 @@
-"""Losses: pure functions of tensors, each computed in float32 or wider."""
+"""Losses: pure functions of tensors, distances are computed in float32 under autocast too."""

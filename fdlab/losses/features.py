@@ -31,10 +31,14 @@ def normalise(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
 
 def mse(student: torch.Tensor, teacher: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Squared distance of (N, D) rows, mean over N, and mean (as published) or sum over D."""
-    if reduction not in REDUCTIONS:
-        raise name_unknown("reduction over D", reduction, REDUCTIONS)
+    require_reduction(reduction)
     squares = (student.float() - teacher.float()).square().mean(dim=0)
     return squares.mean() if reduction == "mean" else squares.sum()
+
+
+def require_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise name_unknown("reduction over D", reduction, REDUCTIONS)
 
 
 def logmse(student: torch.Tensor, teacher: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

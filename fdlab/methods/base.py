@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,6 +66,14 @@ def build_method(name: str, options: dict[str, Any], sizes: Sizes) -> Method:
 
 def resolve_method_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return resolve_options(name, METHODS[name].Options, options)
+
+
+def require_weights(options: Any, *names: str) -> None:
+    """For options that multiply a loss term: finite and at least 0."""
+    for name in names:
+        value = getattr(options, name)
+        if not 0 <= value < math.inf:
+            raise UserError(f"{name} is {value}: expected a finite number from 0")
 
 
 def require_equal_width(method: str, sizes: Sizes) -> None:

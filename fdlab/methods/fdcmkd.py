@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fdlab.core.errors import UserError, name_unknown
-from fdlab.losses.features import REDUCTIONS, logmse, mse, normalise
-from fdlab.methods.base import LossTerms, Method, Sizes, require_equal_width
+from fdlab.core.errors import name_unknown
+from fdlab.losses.features import logmse, mse, normalise, require_reduction
+from fdlab.methods.base import LossTerms, Method, Sizes, require_equal_width, require_weights
 from fdlab.models.output import ModelOutput
 from fdlab.spectral.bands import DC_RULES, count_low_bins, split_bands
 
@@ -56,10 +56,8 @@ class FDCMKD(Method):
         def __post_init__(self):
             if self.dc not in DC_RULES:
                 raise name_unknown("rule for the DC", self.dc, DC_RULES)
-            if self.reduction not in REDUCTIONS:
-                raise name_unknown("reduction over D", self.reduction, REDUCTIONS)
-            if self.low_weight < 0 or self.high_weight < 0:
-                raise UserError("low_weight and high_weight are expected to be at least 0")
+            require_reduction(self.reduction)
+            require_weights(self, "low_weight", "high_weight")
             count_low_bins(2, self.cutoff)  # refuses a cut-off outside 0 to 1
 
     def __init__(self, sizes: Sizes, options: Options):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from fdlab.losses.features import mse
-from fdlab.methods.base import LossTerms, Method, Sizes, require_equal_width
+from fdlab.losses.features import mse, require_reduction
+from fdlab.methods.base import LossTerms, Method, Sizes, require_equal_width, require_weights
 from fdlab.models.output import ModelOutput
 
 
@@ -28,6 +28,10 @@ class FeatureDistillation(Method):
         weight: float = 1.0
         reduction: str = "mean"
 
+        def __post_init__(self):
+            require_weights(self, "weight")
+            require_reduction(self.reduction)
+
     def __init__(self, sizes: Sizes, options: Options):
         super().__init__(sizes, options)
         require_equal_width(self.name, sizes)
@@ -36,5 +40,5 @@ class FeatureDistillation(Method):
         self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
     ) -> LossTerms:
         task = functional.cross_entropy(student.logits.float(), labels)
-        distance = mse(student.feature, teacher.feature, self.options.reduction)
+        distance = mse(student.feature, teacher.feature.detach(), self.options.reduction)
         return {"task": task, "feature": self.options.weight * distance}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional
 
 from fdlab.core.errors import UserError
 from fdlab.losses.logits import kl_divergence
-from fdlab.methods.base import LossTerms, Method
+from fdlab.methods.base import LossTerms, Method, require_weights
 from fdlab.models.output import ModelOutput
 
 
@@ -32,12 +33,15 @@ class LogitDistillation(Method):
         temperature: float = 4.0
 
         def __post_init__(self):
-            if self.temperature <= 0:
+            require_weights(self, "task_weight", "weight")
+            if not 0 < self.temperature < math.inf:
                 raise UserError(f"temperature is {self.temperature}: expected above 0")
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
     ) -> LossTerms:
         task = functional.cross_entropy(student.logits.float(), labels)
-        divergence = kl_divergence(student.logits, teacher.logits, self.options.temperature)
+        divergence = kl_divergence(
+            student.logits, teacher.logits.detach(), self.options.temperature
+        )
         return {"task": self.options.task_weight * task, "kd": self.options.weight * divergence}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -46,15 +47,21 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from `.safetensors`, or from a PyTorch file that holds tensors alone."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such weights file") from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        first = str(error).split("\n")[0]
-        raise UserError(f"{path} holds no readable weights: {first}") from None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{path} holds no readable weights: {reason}") from None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        found = f"the keys {list(state)[:3]}" if isinstance(state, dict) else type(state).__name__
+        raise UserError(f"{path}: expected a dict of names to tensors, found {found}")
+    return state
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -22,12 +22,23 @@ def linear_cka(one: np.ndarray, two: np.ndarray) -> float:
 
     ‖X̃ᵀỸ‖²_F / (‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) with columns centred over the samples, so that a mean over
     channels, which every sample has, cannot raise it. The biased form: for N not much larger than
-    D, unrelated features score well above 0, so read it beside its shuffled-pair null.
+    D, unrelated features score well above 0, so read it beside its shuffled-pair null. 0 where
+    either side does not vary.
     """
-    one, two = (x - x.mean(axis=0) for x in map(np.asarray, (one, two)))
+    one, two = centre_columns(one), centre_columns(two)
     cross = np.linalg.norm(one.T @ two) ** 2
     scale = np.linalg.norm(one.T @ one) * np.linalg.norm(two.T @ two)
     return float(cross / scale) if scale > 0 else 0.0
+
+
+def centre_columns(rows: np.ndarray) -> np.ndarray:
+    """(N, D) less each column's mean over the samples, in float64.
+
+    A column that does not vary comes out as exact zeros: what rounding leaves of it would
+    otherwise count as shared content.
+    """
+    rows = np.asarray(rows, dtype=np.float64)
+    return np.where(np.ptp(rows, axis=0) > 0, rows - rows.mean(axis=0), 0.0)
 
 
 def shuffle_cosines(
@@ -46,7 +57,7 @@ def shuffle_cka(
     one: np.ndarray, two: np.ndarray, shuffles: int, rng: np.random.Generator
 ) -> np.ndarray:
     """(shuffles,) linear CKA with the pairs shuffled; only ‖X̃ᵀỸ‖ depends on the pairing."""
-    one, two = (x - x.mean(axis=0) for x in map(np.asarray, (one, two)))
+    one, two = centre_columns(one), centre_columns(two)
     scale = np.linalg.norm(one.T @ one) * np.linalg.norm(two.T @ two)
     if scale == 0:
         return np.zeros(shuffles)
@@ -57,7 +68,9 @@ def shuffle_cka(
 def predict_low_cosine(raw: np.ndarray | float) -> np.ndarray | float:
     """The low band's cosine if two vectors share their mean over channels and nothing else.
 
-    2c / (1 + c) for raw cosine c, at cut-off 1/2 with the DC kept in the low band: the split halves
-    the zero-mean energy and leaves the mean whole. The high band's is then 0.
+    2c / (1 + |c|) for raw cosine c, at cut-off 1/2 with the DC kept in the low band: the split
+    halves the zero-mean energy and leaves the mean whole. The high band's is then 0. Exact where
+    the mean holds the same part of the energy on both sides; c is negative where the two means have
+    opposite signs (the paper's two cosines are positive, where |c| = c).
     """
-    return 2 * raw / (1 + raw)
+    return 2 * raw / (1 + np.abs(raw))

@@ -70,11 +70,12 @@ def describe_data(plan: Plan, *, examples: int = 8) -> Overview:
     )
 
 
-def read_clips(store: Store, rows: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """(samples int16, rate in Hz) of some events, to be listened to; [] where there is no sound."""
+def read_clips(store: Store, rows: np.ndarray) -> list[tuple[int, np.ndarray, int]]:
+    """(label, samples int16, rate in Hz) of some events to listen to; [] where nothing sounds."""
     if "waveform_rate" not in store.info:
         return []
-    return [(np.array(clip), store.info["waveform_rate"]) for clip in store.read("waveform")[rows]]
+    clips, rate = store.read("waveform"), store.info["waveform_rate"]
+    return [(int(store.labels[row]), np.array(clips[row]), rate) for row in rows]
 
 
 def _count_shared(values: list[str], split: np.ndarray) -> int:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from fdlab.core.config import Direction, RunConfig, TrainConfig, find_preset
-from fdlab.core.device import count_workers
+from fdlab.core.device import choose_device, count_workers
 from fdlab.core.errors import UserError
 from fdlab.data import DATASETS
 from fdlab.data.dataset import Dataset
@@ -97,6 +97,7 @@ def make_plan(
 ) -> Plan:
     """The preset's plan for a data set; an empty list of seeds, or 0, leaves the preset's value."""
     chosen = find_preset(preset)
+    choose_device(device)  # refuses an unknown one before anything runs
     definition = DATASETS[dataset]
     known = definition.options.__dataclass_fields__
     return Plan(

@@ -106,8 +106,11 @@ class Similarity:
                 [f"{o.format(2)}, raw {r.mean:.2f}" for o, r in zip(ours, raw, strict=True)],
             ),
             control=_join(self.pairs, [f"closed form from the mean: {c:.2f}" for c in predicted]),
-            verdict=MATCHED if same else SUPPORTED if rises else REFUTED,
-            why=f"the control matches where every pair is within {CLOSE} of 2c/(1+c)",
+            verdict=REFUTED if not rises else MATCHED if same else SUPPORTED,
+            why=(
+                f"supported where low exceeds raw by {CLOSE} in every pair; the control matches "
+                f"where each is also within {CLOSE} of 2c/(1+|c|)"
+            ),
         )
 
     def _claim_paired(self) -> Claim:

@@ -1,0 +1,31 @@
+"""One thread, an isolated output root, and property tests that repeat exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("fdlab", deadline=None, database=None, derandomize=True, max_examples=40)
+settings.load_profile("fdlab")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_home(tmp_path_factory):
+    """Everything that a test writes goes below a folder of the test session's own."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FDLAB_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def digits(isolated_home):
+    """The embedded data set at the smoke preset's size, built once."""
+    from fdlab.core.config import PRESETS
+    from fdlab.core.device import cores
+    from fdlab.data.store import prepare
+
+    pytest.importorskip("espeakng_loader")
+    return prepare("digits", PRESETS["smoke"].data_options, workers=cores())

@@ -1,0 +1,219 @@
+"""Studies: planted answers come out, intervals are SciPy's, verdicts follow their rules."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from fdlab.core.errors import UserError
+from fdlab.core.estimate import Estimate
+from fdlab.core.results import read_result, write_result
+from fdlab.data.planted import PlantedOptions, plant
+from fdlab.studies import STEMS, claims, stats
+from fdlab.studies.comparison import compare_methods, find_published, judge
+from fdlab.studies.distillation import follow_run
+from fdlab.studies.embedding import embed_features, measure_purity, probe_modality
+from fdlab.studies.gradients import measure_gradients, trace_losses
+from fdlab.studies.plan import make_plan
+from fdlab.studies.report import collect_report
+from fdlab.studies.scale import measure_dc_share, measure_scale
+from fdlab.studies.similarity import compare_features, measure_similarity, split_all
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return make_plan("planted", "quick")
+
+
+@pytest.fixture(scope="module")
+def smoke(digits):
+    return make_plan("digits", "smoke")
+
+
+def measure_planted(**options):
+    one, two, _ = plant(PlantedOptions(events=400, dim=64, **options))
+    rows = compare_features(one, two, "a-b", 0, 0.5, 500, np.random.default_rng(0))
+    return {(row.measure, row.band): row for row in rows}
+
+
+def test_a_mean_alone_gives_the_papers_table_and_its_closed_form():
+    found = measure_planted(strength=0.0, mean=2.3)
+    raw, low = found["cosine", "raw"].value.mean, found["cosine", "low+dc"]
+    assert raw == pytest.approx(2.3**2 / (1 + 2.3**2), abs=0.02)
+    assert low.value.mean == pytest.approx(2 * raw / (1 + raw), abs=0.01)
+    assert low.predicted == pytest.approx(2 * raw / (1 + raw), abs=1e-9)
+    assert abs(found["cosine", "high"].value.mean) < 0.02
+    assert min(row.p for row in found.values()) > 0.005  # nothing beats its shuffled pairs
+
+
+@pytest.mark.parametrize(("band", "other"), [("low", "high"), ("high", "low")])
+def test_a_planted_band_is_found_in_its_band_and_not_in_the_other(band, other):
+    found = measure_planted(strength=0.6, band=band, mean=1.0)
+    for measure in ("cosine", "cka"):
+        assert found[measure, band].p < 0.02
+        assert found[measure, band].value.mean > found[measure, band].null.high + 0.05
+        assert found[measure, other].p > 0.02
+
+
+def test_opposite_means_mirror_the_closed_form():
+    one, two, _ = plant(PlantedOptions(events=400, dim=64, strength=0.0, mean=1.0))
+    rows = compare_features(one, -two, "a-b", 0, 0.5, 50, np.random.default_rng(0))
+    low = next(row for row in rows if (row.measure, row.band) == ("cosine", "low+dc"))
+    assert low.value.mean < -0.5 and low.value.mean == pytest.approx(low.predicted, abs=0.02)
+
+
+def test_bands_of_a_bank_add_up():
+    one, _, _ = plant(PlantedOptions(events=40, dim=33))
+    bands = split_all(one, 0.5)
+    assert np.allclose(bands["low+dc"] + bands["high"], one)
+    assert np.allclose(bands["low"] + bands["high"], one - one.mean(axis=1, keepdims=True))
+
+
+def test_scale_recovers_the_planted_mean_and_ratio(planted):
+    result = measure_scale(planted)
+    assert result.estimate("mean", "first").mean == pytest.approx(1.0, abs=0.01)
+    assert result.estimate("deviation", "first").mean == pytest.approx(1.0, abs=0.02)
+    assert result.estimate("dc_share", "first").mean == pytest.approx(0.5, abs=0.02)
+    one, two, _ = plant(PlantedOptions(ratio=3.0))
+    assert two.std() / one.std() == pytest.approx(3.0, rel=0.02)
+
+
+def test_dc_share_is_one_for_a_constant_and_zero_without_a_mean():
+    assert measure_dc_share(np.full((5, 8), 2.0)) == pytest.approx(1.0)
+    assert measure_dc_share(np.array([[1.0, -1.0], [3.0, -3.0]])) == 0.0
+
+
+def test_the_loss_curves_are_the_closed_forms():
+    axis, value, gradient = trace_losses(points=101)
+    log = np.log1p(np.abs(axis))
+    assert np.allclose(value["mse"], axis**2, atol=1e-5)
+    assert np.allclose(gradient["mse"], 2 * axis, atol=1e-5)
+    assert np.allclose(value["logmse"], log**2, atol=1e-5)
+    slope = 2 * np.sign(axis) * log / (1 + np.abs(axis))
+    assert np.allclose(gradient["logmse"], slope, atol=1e-5)
+
+
+def test_logmse_is_nearer_to_mse_after_the_scale_step(planted):
+    result = measure_gradients(planted)
+    pair = "first-second"
+    assert (
+        result.estimate_ratio("raw", pair).mean < result.estimate_ratio("standardised", pair).mean
+    )
+    assert result.estimate_ratio("standardised", pair).mean < 1
+    assert result.high.max() <= 4 / result.dim
+
+
+def test_the_seed_interval_is_students_t():
+    values = [61.0, 64.0, 62.5, 66.0]
+    found = stats.average_seeds(values)
+    low, high = scipy_stats.t.interval(0.95, 3, np.mean(values), scipy_stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.n == 4 and not stats.average_seeds([1.0]).known
+
+
+def test_the_sample_interval_covers_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = [
+        not stats.average_samples(rng.normal(0.3, 1, 80), seed=i).excludes(0.3) for i in range(60)
+    ]
+    assert 0.85 <= np.mean(covered) <= 1.0
+
+
+def test_p_values_add_one_and_are_uniform_without_an_effect():
+    null = np.arange(99, dtype=float)
+    assert stats.compare_to_null(1e9, null, two_sided=False) == 0.01
+    assert stats.compare_to_null(-1e9, null, two_sided=False) == 1.0
+    rng = np.random.default_rng(0)
+    values = [stats.compare_to_null(rng.normal(), rng.normal(size=199)) for _ in range(200)]
+    assert scipy_stats.kstest(values, "uniform").pvalue > 0.01
+
+
+def test_verdicts_follow_both_intervals():
+    up, down, open_ = Estimate(5, 1, 9, 4), Estimate(-5, -9, -1, 4), Estimate(5, -1, 11, 4)
+    assert judge([[up, up], [up, up]]) == claims.SUPPORTED
+    assert judge([[up, up], [up, open_]]) == claims.OPEN
+    assert judge([[down, down], [down, down]]) == claims.REFUTED
+    assert judge([[Estimate(5, math.nan, math.nan, 1), up]]) == claims.OPEN
+
+
+def test_a_comparison_pairs_seeds_and_samples(smoke):
+    result = compare_methods(smoke, methods=["heads_only", "fdcmkd"], directions=["text2audio"])
+    assert result.methods == ["none", "heads_only", "fdcmkd"] and result.n == 67
+    base, ours = result.find("text2audio", "none"), result.find("text2audio", "fdcmkd")
+    gaps = ours.values["validation"] - base.values["validation"]
+    assert ours.gain.mean == pytest.approx(gaps.mean()) and ours.gain.n == 2
+    assert ours.gain_samples.mean == pytest.approx(ours.gain.mean) and ours.gain_samples.n == 67
+    assert base.gain.mean == 0 and ours.optimism.mean >= 0
+    assert ours.extra_parameters == 4 * (64 + 1) * 10 and base.extra_parameters == 0
+    contrast = result.contrasts["fdcmkd-heads_only"]["text2audio"][0].mean
+    heads = result.find("text2audio", "heads_only").values["validation"]
+    assert contrast == pytest.approx((ours.values["validation"] - heads).mean())
+    assert len(result.runs) == 8  # three methods and the teacher, two seeds
+    assert "n = 67" in result.finding() and len(result.claims()) == 3
+
+
+def test_published_numbers_stand_beside_the_papers_data_sets_alone():
+    assert find_published("cremad", "audio2visual", "fdcmkd") == 71.0
+    assert find_published("cremad", "visual2audio", "none") == 62.4
+    assert find_published("", "audio2image", "fdcmkd") is None
+    assert find_published("cremad", "audio2visual", "heads_only") is None
+
+
+def test_following_a_run_reports_every_rule(smoke):
+    result, record = follow_run(smoke, direction="text2audio", method="fdcmkd", seed=0)
+    assert set(result.scores) == {"validation", "last", "published"}
+    assert result.fingerprint == record.fingerprint
+    assert 0 < result.distance_share < result.share < 1
+    assert sum(v[-1] for v in result.terms.values()) == pytest.approx(
+        sum(record.curves[f"loss/{name}"][-1] for name in result.terms)
+    )
+
+
+def test_purity_and_probe_find_what_is_planted():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 30)
+    centres = 8 * rng.standard_normal((4, 16))
+    apart = centres[labels] + rng.standard_normal((120, 16))
+    assert measure_purity(apart, labels).mean() > 0.95
+    assert measure_purity(rng.standard_normal((120, 16)), labels).mean() < 0.4
+    same = rng.standard_normal((120, 16))
+    assert probe_modality(same, same + 3) > 0.99
+    other = rng.standard_normal((120, 16))
+    assert 0.3 < probe_modality(same, other) < 0.7
+
+
+def test_an_embedding_is_the_same_for_the_same_seed(smoke):
+    ask = {"direction": "text2audio", "methods": ["none"], "perplexity": 10.0}
+    one, two = (embed_features(smoke, **ask) for _ in range(2))
+    assert np.array_equal(one.panels[0].points, two.panels[0].points)
+    assert one.panels[0].points.shape == (2 * one.n, 2)
+
+
+def test_results_survive_their_file(planted, tmp_path):
+    result = measure_similarity(planted, shuffles=20)
+    write_result(tmp_path / "similarity.json", result)
+    again = read_result(tmp_path / "similarity.json")
+    assert again.finding() == result.finding() and len(again.rows) == len(result.rows)
+    assert [c.verdict for c in again.claims()] == [c.verdict for c in result.claims()]
+
+
+def test_a_result_file_cannot_make_what_is_not_ours(tmp_path):
+    path = tmp_path / "similarity.json"
+    path.write_text('{"__type__": "subprocess:Popen", "args": "true"}')
+    with pytest.raises(UserError, match="no part of fdlab"):
+        read_result(path)
+    path.write_text("{broken")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_result(path)
+
+
+def test_the_report_says_what_was_not_run(planted, tmp_path):
+    write_result(tmp_path / "similarity.json", measure_similarity(planted, shuffles=20))
+    report = collect_report(tmp_path, "planted", "quick")
+    assert set(report.missing) == set(STEMS) - {"similarity", "report"}
+    verdicts = [claim.verdict for claim in report.claims]
+    assert verdicts.count(claims.NOT_RUN) == len(report.missing)
+    assert sum(report.count().values()) == len(report.claims)
