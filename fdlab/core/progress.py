@@ -22,20 +22,21 @@ PLAIN_SECONDS = 15.0  # between two lines where the output is no terminal
 
 
 @contextmanager
-def track(label: str, total: int, unit: str = "epoch") -> Iterator[Callable[[int], None]]:
-    """Yield `report(done)`; the bar is named `label` and ends at `total`."""
+def track(label: str, total: int, unit: str = "epoch") -> Iterator[Callable[..., None]]:
+    """Yield `report(done, note="")`; the bar is named `label` and the note, and ends at `total`."""
     path = os.environ.get(VARIABLE)
     if path is None:
         bar = _bar(label, total, unit)
         try:
-            yield lambda done: bar.update(done - bar.n)
+            yield lambda done, note="": _advance(bar, label, done, note)
         finally:
             bar.close()
         return
     name = uuid.uuid4().hex[:8]
 
-    def send(done: int, ended: bool = False) -> None:
+    def send(done: int, note: str = "", ended: bool = False) -> None:
         line = {"id": name, "label": label, "done": done, "total": total, "unit": unit}
+        line["note"] = note
         try:
             with open(path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line | {"ended": ended}) + "\n")
@@ -74,6 +75,12 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def _advance(bar, label: str, done: int, note: str) -> None:
+    bar.set_description_str(f"{label}: {note}" if note else label, refresh=False)
+    bar.update(done - bar.n)
+    bar.refresh()
+
+
 def _bar(label: str, total: int, unit: str):
     if sys.stderr.isatty() or _in_notebook():
         from tqdm.auto import tqdm
@@ -102,6 +109,12 @@ class _PlainBar:
             say(f"  {self.label}: {self.unit} {self.n}/{self.total}, {left:.0f} s left")
             self.last = now
 
+    def set_description_str(self, label: str, refresh: bool = True) -> None:
+        self.label = label
+
+    def refresh(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -122,7 +135,7 @@ def _show(path: Path, stop: threading.Event) -> None:
                 elif bar is None:
                     bars[event["id"]] = _bar(event["label"], event["total"], event["unit"])
                 else:
-                    bar.update(event["done"] - bar.n)
+                    _advance(bar, event["label"], event["done"], event["note"])
             if ending:
                 break
             stop.wait(0.2)

@@ -28,8 +28,8 @@ class PlantedOptions:
     """events: N. dim: D channels. band: where the shared part lives. strength: its energy in
     that band as a fraction of the band's energy, 0 to 1. mean: added to every channel; the
     zero-mean part has a standard deviation of about 1 (sqrt((D - 1) / D)). ratio: scale of the
-    second side over the first. classes: the shared part of each class has a centre of its own that holds `class_share` of the
-    shared energy."""
+    second side over the first. classes: the shared part of each class has a centre of its own that
+    holds `class_share` of the shared energy."""
 
     events: int = 600
     dim: int = 128

@@ -52,6 +52,10 @@ class Summary:
     found: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def count(self) -> int:
+        """Notebooks that are over, one way or another."""
+        return len(self.ran) + len(self.found) + len(self.failed)
+
 
 def read_suites() -> dict[str, list[str]]:
     """Suite → notebooks, from `suites.yml`; `all` joins them."""
@@ -105,15 +109,19 @@ def run_suite(suite: SuiteRun) -> Summary:
     first = [name for name in suite.notebooks if name != REPORT]
     last = [name for name in suite.notebooks if name == REPORT]
     total = len(suite.notebooks)
+    running: list[str] = []
     with listen() as events, track("notebooks", total, unit="notebook") as report:
 
         def finish(name: str) -> None:
+            with lock:
+                running.append(name)
+                report(summary.count(), ", ".join(running))
             outcome = _run_one(suite, name, events)
             with lock:
+                running.remove(name)
                 _note(summary, name, outcome)
-                done = len(summary.ran) + len(summary.found) + len(summary.failed)
-                report(done)
-                say(f"[{done}/{total}] {name}: {_describe(outcome)}")
+                say(f"[{summary.count()}/{total}] {name}: {_describe(outcome)}")
+                report(summary.count(), ", ".join(running))
 
         for wave in (first, last):
             with ThreadPoolExecutor(suite.jobs) as pool:
