@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import NoReturn
@@ -79,6 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--epochs", type=int, default=0, help="default: the preset's")
     sub.add_argument("--width", type=int, default=0, help="default: the preset's")
+    sub.add_argument("--weights", default="", help="local file that the student starts from")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     sub.add_argument("--force", action="store_true", help="train again what exists")
     _add_values(sub, "-o", "option of the method, such as cutoff=0.25; may be repeated")
@@ -163,6 +165,7 @@ def _train(options) -> None:
         student, teacher = way.student, way.teacher
     values = parse_assignments(options.values)
     config = plan.configure(student, options.method, teacher, options.seed, values)
+    config = dataclasses.replace(config, weights=options.weights)
     plan.open_store()
     run = ensure_run(config, device=plan.device, force=options.force)
     record = run.record
@@ -222,15 +225,14 @@ def _methods(options) -> None:
 def _models(options) -> None:
     from fdlab.models import MODELS
 
-    examples = {"resnet18": ((3, 224, 224), 0), "textcnn": ((28,), 10_000)}
     for name, build in MODELS.items():
-        shape, vocabulary = examples[name]
-        model = build(shape, 1000, 64, vocabulary)
+        model = build((3, 224, 224), 1000, 64, 10_000)
         count = sum(p.numel() for p in model.parameters())
         summary = (type(model).__doc__ or "").splitlines()[0]
         print(f"{name:12s} {summary}")
         print(
-            f"{'':12s} at width 64, 1000 classes: D = {model.feature_width}, {count:,} parameters"
+            f"{'':12s} at width 64, 1000 classes, 3 channels or 10,000 words: "
+            f"D = {model.feature_width}, {count:,} parameters"
         )
 
 

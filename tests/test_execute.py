@@ -84,6 +84,14 @@ def test_unknown_names_and_wrong_types_are_refused(values, message):
         ({"only": "02,99"}, "unknown notebook '99'"),
         ({"jobs": 0}, "--jobs is 0"),
         ({"values": {"no_such": 1}}, "unknown parameter 'no_such'"),
+        ({"values": {"seeds": ["x"]}}, "expected a list of int"),
+        ({"values": {"seeds": [0, 0]}}, "expected each once"),
+        ({"values": {"directions": ["audio2sound"]}}, "unknown direction"),
+        ({"values": {"methods": ["none", "fdckmd"]}}, "did you mean 'fdcmkd'"),
+        ({"values": {"venue": "nips"}}, "unknown venue"),
+        ({"values": {"device": "tpu"}}, "auto, cpu, cuda"),
+        ({"only": ","}, "no notebook"),
+        ({"only": "05", "dataset": "planted"}, "no notebook"),
     ],
 )
 def test_everything_wrong_is_said_before_anything_runs(asked, message):
@@ -116,6 +124,35 @@ def test_a_failing_notebook_keeps_its_error_and_the_others_go_on(tmp_path, monke
     assert not (summary.folder / "done" / "02_similarity.json").exists()
     again = run_suite(plan_suite(dataset="planted", only="01,02,03"))
     assert set(again.failed) == {"02_similarity", "03_scale"}
+
+
+def test_other_parameters_have_a_folder_of_their_own():
+    plain = plan_suite().folder
+    assert plan_suite(values={"seeds": []}).folder == plain
+    other = plan_suite(values={"seeds": [0, 1]}).folder
+    assert other != plain and other.name.startswith(plain.name)
+    assert other == plan_suite(values={"seeds": [0, 1]}).folder
+
+
+def test_an_interrupt_stops_at_once_and_starts_nothing_new(isolated_home):
+    shutil.copytree(ROOT / "notebooks", isolated_home / "notebooks", dirs_exist_ok=True)
+    folder = isolated_home / "outputs" / "planted-smoke"
+    process = start(["reproduce", "--dataset", "planted", "--preset", "smoke"], isolated_home)
+    wait_for(folder / "done" / "01_data.json", process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in errors
+    assert "Traceback" not in errors and output == ""
+    assert not (folder / "done" / "04_gradients.json").exists()
+
+
+def test_two_of_one_suite_do_not_mix(isolated_home):
+    from filelock import FileLock
+
+    suite = plan_suite(dataset="planted", preset="reduced", only="01")
+    suite.folder.mkdir(parents=True)
+    with FileLock(suite.folder / ".lock"), pytest.raises(UserError, match="another"):
+        run_suite(suite)
 
 
 def start(arguments: list[str], home: Path) -> subprocess.Popen:

@@ -16,7 +16,7 @@ EQUAL = Sizes(12, 12, 4)
     [
         ("fdcmkd", {"frequencies": True}, "did you mean 'frequency'.*cutoff, dc, reduction"),
         ("heads_only", {"low_weight": 1.0}, "Choices: frequency, align, cutoff, dc"),
-        ("none", {"weight": 1.0}, "Choices: none"),
+        ("none", {"weight": 1.0}, "none has no options"),
         ("fdcmkd", {"align": 1}, "expected bool"),
         ("fdcmkd", {"cutoff": "half"}, "expected float"),
         ("fdcmkd", {"low_weight": True}, "expected float"),

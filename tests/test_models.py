@@ -223,6 +223,15 @@ def make_store():
     )
 
 
+def test_a_classifier_for_other_classes_is_left_out(tmp_path):
+    source, target = ResNet18(1, 7, 8), ResNet18(1, 3, 8)
+    before = target.fc.weight.clone()
+    torch.save(source.state_dict(), tmp_path / "seven.pth")
+    load_weights(target, tmp_path / "seven.pth")
+    assert torch.equal(target.conv1.weight, source.conv1.weight)
+    assert torch.equal(target.fc.weight, before)
+
+
 @pytest.mark.parametrize("modality", ["image", "audio", "text"])
 def test_the_initialisation_follows_from_seed_and_modality_alone(modality):
     first = build_model(make_store(), modality, width=8, seed=3)

@@ -178,6 +178,25 @@ def test_methods_under_one_seed_start_alike_and_differ_in_the_loss(plan, digits)
     assert one.curves["lr"] == two.curves["lr"] and one.curves != two.curves
 
 
+def test_a_run_starts_from_a_local_file_and_its_content_counts(plan, digits, tmp_path):
+    source = ensure_run(plan.configure("text", seed=0))
+    state = source.load_student(digits).state_dict()
+    one, two = tmp_path / "one.pth", tmp_path / "two.pth"
+    torch.save(state, one)
+    two.write_bytes(one.read_bytes())
+    configs = [
+        dataclasses.replace(plan.configure("text", seed=5), weights=str(path))
+        for path in (one, two)
+    ]
+    first, again = (ensure_run(config) for config in configs)
+    assert first.folder == again.folder
+    assert first.record.curves != ensure_run(plan.configure("text", seed=5)).record.curves
+    torch.save({name: value + 1 for name, value in state.items()}, two)
+    assert fingerprint(complete(configs[1]), digits) != first.folder.name
+    other = dataclasses.replace(configs[0], method="kd", teacher="audio")
+    assert find_teacher(complete(other)).weights == ""
+
+
 def test_a_diverging_run_is_one_line_that_names_it(plan, digits):
     recipe = dataclasses.replace(plan.train, learning_rate=1e6)
     config = dataclasses.replace(plan.configure("text"), train=recipe)
@@ -198,6 +217,7 @@ def test_runs_side_by_side_equal_runs_alone(plan, digits, monkeypatch):
     ("change", "message"),
     [
         ({"method": "fdckmd"}, "did you mean 'fdcmkd'"),
+        ({"weights": "nowhere.pth"}, "nowhere.pth: no such weights file"),
         ({"dataset": "digit"}, "did you mean 'digits'"),
         ({"student": "sound"}, "unknown modality of digits 'sound'"),
         ({"method": "kd", "teacher": None}, "kd needs a teacher"),

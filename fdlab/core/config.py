@@ -26,6 +26,12 @@ class Direction:
     def __str__(self) -> str:
         return f"{self.teacher}{SEPARATOR}{self.student}"
 
+    @staticmethod
+    def split(text: str) -> tuple[str, str]:
+        """audio2image → ("audio", "image"); a modality alone → ("", modality)."""
+        teacher, _, student = text.rpartition(SEPARATOR)
+        return teacher, student
+
     @classmethod
     def parse(cls, text: str, modalities: list[str]) -> Direction:
         """Read `teacher2student`; both must be among `modalities` and differ."""
@@ -72,7 +78,8 @@ class RunConfig:
     teacher is None for a method that needs none; then the run belongs to no direction. The teacher
     is the `none` run of its modality under `teacher_seed`. The student's initialisation and the
     order of the batches follow from `seed` and the modality alone, so that two methods under one
-    seed differ in the loss and in nothing else.
+    seed differ in the loss and in nothing else. weights: a local file that the student starts from
+    instead (its content counts, not its path); a teacher never does.
     """
 
     dataset: str
@@ -85,6 +92,7 @@ class RunConfig:
     width: int = 64
     data_options: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+    weights: str = ""
 
     def __post_init__(self):
         _require(self.width >= 1, f"width is {self.width}: expected a whole number from 1")
@@ -168,6 +176,8 @@ def resolve_options(kind: str, schema: type, given: dict[str, Any]) -> dict[str,
     """
     defaults = {f.name: getattr(schema(), f.name) for f in dataclasses.fields(schema)}
     for name, value in given.items():
+        if not defaults:
+            raise UserError(f"{kind} has no options, and {name!r} was given")
         if name not in defaults:
             raise name_unknown(f"option of {kind}", name, defaults)
         expected = defaults[name]
@@ -189,9 +199,7 @@ def list_options(schema: type) -> str:
 
 
 def same_type(value: Any, expected: Any) -> bool:
-    """Whether `value` may stand where `expected` stood: an int for a float, anything for None."""
-    if expected is None:
-        return True
+    """Whether `value` may stand where `expected` stood; an int may stand for a float."""
     if isinstance(expected, bool) or isinstance(value, bool):
         return isinstance(expected, bool) and isinstance(value, bool)
     if isinstance(expected, float):

@@ -33,7 +33,7 @@ def examine() -> list[str]:
     ]
     for extra, (module, purpose) in OPTIONAL.items():
         found = importlib.util.find_spec(module) is not None
-        remedy = f'missing: pip install "fdlab[{extra}]"'
+        remedy = f'missing: in the clone, pip install -c constraints.txt -e ".[{extra}]"'
         lines.append(f"{extra:11s} {'present' if found else remedy}; {purpose}")
     return lines
 

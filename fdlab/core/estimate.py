@@ -26,10 +26,6 @@ class Estimate:
         """Whether the interval exists and `value` lies outside it."""
         return self.known and not self.low <= value <= self.high
 
-    def scale(self, factor: float) -> Estimate:
-        low, high = sorted((self.low * factor, self.high * factor))
-        return Estimate(self.mean * factor, low, high, self.n)
-
     def format(self, digits: int = 1, sign: bool = False) -> str:
         plus = "+" if sign else ""
         mean = f"{self.mean:{plus}.{digits}f}"

@@ -48,9 +48,11 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        old = beside.with_name(f"{beside.name}.old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         beside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

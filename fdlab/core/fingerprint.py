@@ -33,8 +33,9 @@ def code_digest(modules: Iterable[str], inside: Iterable[str]) -> str:
     """Digest of the code that `modules` reach by their imports, within the packages `inside`.
 
     Comments, docstrings and layout do not count, so that a better explanation retrains nothing.
-    Imports are read from the source; a module that a table names by a string is not followed, so
-    that adding a method does not touch the results of the others.
+    Imports are read from the source. A package's own file (`__init__`) does not count, and a module
+    that it names by a string is not followed: these files hold the tables, and adding a method must
+    not touch the results of the others.
     """
     inside = tuple(inside)
     waiting, seen = sorted(set(modules)), {}
@@ -42,14 +43,15 @@ def code_digest(modules: Iterable[str], inside: Iterable[str]) -> str:
         name = waiting.pop()
         if name in seen or not name.startswith(inside):
             continue
-        seen[name], imported = _read_module(name)
+        code, imported = _read_module(name)
         waiting.extend(imported)
-    return digest(seen)
+        seen[name] = code
+    return digest({name: code for name, code in seen.items() if code})
 
 
 @functools.cache
 def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of one module's code, and the modules of this package that it imports."""
+    """Digest of one module's code ("" for a package's own file), and the modules it imports."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(name)
@@ -66,6 +68,8 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
             node.body = node.body[1:]
     package = name.split(".")[0] + "."
     found = tuple(m for m in imported if m.startswith(package) and _is_module(m))
+    if spec.submodule_search_locations is not None:
+        return "", found
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], found
 
 

@@ -46,6 +46,19 @@ def reference() -> Path:
     return outputs() / "reference"
 
 
+SUITE = "FDLAB_SUITE"  # set by `fdlab reproduce` for the kernels of the suite that it runs
+
+
 def suite_folder(dataset: str, preset: str) -> Path:
-    """Where the notebooks, figures, tables and results of one data set and preset go."""
+    """Where the notebooks, figures, tables and results of one data set and preset are."""
+    if folder := os.environ.get(SUITE):
+        return Path(folder)
     return outputs() / f"{dataset}-{preset}"
+
+
+def save_folder(dataset: str, preset: str) -> Path:
+    """Where a notebook's results go: the suite that runs it, or `outputs/explored` where a person
+    does, whose other parameters must not mix with a finished suite."""
+    if SUITE in os.environ:
+        return suite_folder(dataset, preset)
+    return outputs() / "explored" / f"{dataset}-{preset}"

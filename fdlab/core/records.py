@@ -58,10 +58,6 @@ class RunRecord:
         """What the published rule adds to the validation-selected number (a fraction)."""
         return self.scores["published"].accuracy - self.scores["validation"].accuracy
 
-    @property
-    def heads(self) -> list[str]:
-        return [name.split("/")[1] for name in self.curves if name.startswith("test/")]
-
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -78,5 +74,5 @@ class RunRecord:
             value["config"] = RunConfig.from_dict(value["config"])
             value["scores"] = {rule: Score(**score) for rule, score in value["scores"].items()}
             return cls(**value)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no complete run record: {error}") from None

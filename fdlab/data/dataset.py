@@ -29,7 +29,6 @@ class Dataset:
     options: a frozen dataclass with the builder's options, every one with a default.
     build: (options, workers, progress) → `Built`; progress is called with (done, total).
     reports: the data set's name in the published tables, or "" where none reports it.
-    needs: imports beyond the core that building takes, as the names of the package's extras.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Dataset:
     build: Callable[..., Built]
     directions: tuple[str, ...]
     reports: str = ""
-    needs: tuple[str, ...] = ()
 
     @property
     def is_features(self) -> bool:

@@ -69,19 +69,19 @@ class DigitsConfig:
     """How `digits` is made.
 
     seed: sets everything random. limit: number of events to keep, 80 to 1797, stratified by split
-    and class; None keeps all. snr_db: speech over noise in dB, over the word's own duration.
+    and class; 0 keeps all. snr_db: speech over noise in dB, over the word's own duration.
     image_noise: standard deviation of the pixel noise, black to white being 1. occlusion: mean
     part of the image's area that a rectangle hides, 0 to 0.6.
     """
 
     seed: int = 0
-    limit: int | None = None
+    limit: int = 0
     snr_db: float = 15.0
     image_noise: float = 0.18
     occlusion: float = 0.1
 
     def __post_init__(self):
-        limit = EVENTS if self.limit is None else self.limit
+        limit = self.limit or EVENTS
         for name, is_fine, expected in (
             ("seed", self.seed >= 0, "0 or more"),
             ("limit", SMALLEST_LIMIT <= limit <= EVENTS, f"{SMALLEST_LIMIT} to {EVENTS}"),
@@ -181,7 +181,7 @@ def assign_splits(labels: np.ndarray, seed: int) -> np.ndarray:
     return split
 
 
-def choose_events(labels: np.ndarray, split: np.ndarray, limit: int | None) -> np.ndarray:
+def choose_events(labels: np.ndarray, split: np.ndarray, limit: int) -> np.ndarray:
     """Ascending event numbers: all, or `limit` of them in the proportions of split and class."""
     order = np.lexsort((labels, split))
     return np.sort(order[_spread(len(order), limit or len(order))])
@@ -313,5 +313,4 @@ DIGITS = Dataset(
     options=DigitsConfig,
     build=build,
     directions=("audio2image", "image2audio"),
-    needs=("speech",),
 )

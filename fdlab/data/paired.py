@@ -10,6 +10,8 @@ import torch
 from fdlab.data.dataset import SPLITS
 from fdlab.data.store import Store
 
+EVALUATION_BATCH = 256  # rows of one forward pass where no gradient is kept
+
 
 @dataclass(frozen=True)
 class PairedData:

@@ -13,6 +13,7 @@ the null model behind cos_low = 2c / (1 + c).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from fdlab.core.errors import UserError, name_unknown
 from fdlab.data.dataset import Built, Dataset, Modality
 
 BANDS = ("low", "high", "both", "none")
+LARGEST = 100_000_000  # numbers per side
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,13 @@ class PlantedOptions:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 0 to 1")
         if not 2 <= self.classes <= 10:
             raise UserError(f"classes is {self.classes}: expected 2 to 10")
-        if self.events < self.classes or self.dim < 4 or self.ratio <= 0:
-            raise UserError("planted needs events >= classes, dim >= 4 and ratio > 0")
+        for name in ("mean", "ratio"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)}: expected a finite number")
+        if self.events < self.classes or self.dim < 4 or self.ratio <= 0 or self.seed < 0:
+            raise UserError("planted needs events >= classes, dim >= 4, ratio > 0 and seed >= 0")
+        if self.events * self.dim > LARGEST:
+            raise UserError(f"events * dim is {self.events * self.dim}: expected up to {LARGEST}")
 
 
 def plant(options: PlantedOptions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import difflib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -54,11 +53,6 @@ def _collect(samples, count, _events) -> int:
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )(_collect)
-
-
-def available() -> bool:
-    """Whether the speech library is installed."""
-    return importlib.util.find_spec("espeakng_loader") is not None
 
 
 def list_variants() -> list[str]:
@@ -138,7 +132,7 @@ def _import_loader():
     except ImportError as error:
         raise UserError(
             "the speech library espeakng-loader is not installed; "
-            'expected after: pip install "fdlab[speech]"'
+            'expected after: pip install -c constraints.txt -e ".[speech]"'
         ) from error
     return espeakng_loader
 

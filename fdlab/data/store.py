@@ -92,7 +92,7 @@ def prepare(
             say(f"fdlab: {damage}; rebuilding the store of {name}")
         if damage or force:
             _build(dataset, resolved, folder, workers)
-    _verified[folder] = Store(folder, read_json(folder / "manifest.json"))
+        _verified[folder] = Store(folder, read_json(folder / "manifest.json"))
     return _verified[folder]
 
 

@@ -16,6 +16,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, papermill_engines
 
 NAME = "fdlab"
+_at_work: list[AsyncKernelManager] = []
 
 
 class KernelEngine(Engine):
@@ -47,11 +48,22 @@ class KernelEngine(Engine):
                 log_output=log_output,
             )
             client.owns_km = True  # else the kernel outlives its notebook
+            _at_work.append(manager)
             try:
                 client.execute(cwd=kernel_cwd, env=kernel_env)
             except DeadKernelError:
                 nb_man.nb.metadata.papermill["exception"] = True
                 raise
+            finally:
+                _at_work.remove(manager)
+
+
+def stop_kernels() -> None:
+    """Kill every kernel at work, and with it the workers that watch it; its notebook then fails."""
+    for manager in list(_at_work):
+        process = getattr(manager.provisioner, "process", None)
+        if process is not None and process.poll() is None:
+            process.kill()
 
 
 papermill_engines.register(NAME, KernelEngine)

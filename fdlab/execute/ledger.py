@@ -60,20 +60,29 @@ def note_done(folder: Path, notebook: str, key: str, seconds: float) -> None:
     write_json(folder / FOLDER / f"{notebook}.json", record)
 
 
-def find_reason(folder: Path, notebook: str, key: str) -> str | None:
-    """Why a notebook must run: a short reason, "" where it never ran, or None where it is done."""
+def find_reason(folder: Path, notebook: str, key: str | None) -> str | None:
+    """Why a notebook must run: a short reason, "" where it never ran, or None where it is done.
+
+    Without a key only the files are checked.
+    """
     path = folder / FOLDER / f"{notebook}.json"
     if not path.is_file():
         return ""
     try:
         record = read_json(path)
-        if record["key"] != key:
+        if key is not None and record["key"] != key:
             return "its source, parameters or code changed"
         return find_damage(folder, record["files"])
-    except (UserError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError, AttributeError):
         return f"{path} is damaged"
 
 
 def forget(folder: Path, notebook: str) -> None:
-    """Before a notebook runs: what it left earlier no longer counts as done."""
+    """Before a notebook runs: what it left earlier no longer counts, in the report neither."""
     (folder / FOLDER / f"{notebook}.json").unlink(missing_ok=True)
+    (folder / RESULTS / f"{stem_of(notebook)}.json").unlink(missing_ok=True)
+
+
+def find_unfinished(folder: Path, notebooks: list[str]) -> list[str]:
+    """Those of the notebooks that have no done-record, or whose files differ from it."""
+    return [name for name in notebooks if find_reason(folder, name, None) is not None]

@@ -9,9 +9,9 @@ from fdlab.core import paths
 from fdlab.core.errors import UserError
 from fdlab.core.files import checksums, replace_folder, write_json, write_text
 from fdlab.core.results import read_result
-from fdlab.execute.ledger import FOLDER
+from fdlab.execute.ledger import find_unfinished
+from fdlab.execute.suite import read_suites
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
-from fdlab.studies import STEMS
 from fdlab.studies.report import find_question
 
 LIMIT = 5_000_000  # bytes of `outputs/reference/`
@@ -33,10 +33,10 @@ def publish(dataset: str, preset: str) -> Path:
     Everything can be drawn again from it without training: `fdlab redraw`.
     """
     source = paths.suite_folder(dataset, preset)
-    unfinished = [stem for stem in STEMS if not (source / RESULTS / f"{stem}.json").is_file()]
-    if not (source / FOLDER).is_dir() or unfinished:
+    unfinished = find_unfinished(source, read_suites()["core"])
+    if unfinished:
         raise UserError(
-            f"{source} is not finished (missing: {', '.join(unfinished) or 'everything'}): run "
+            f"{source} is not finished (missing or changed: {', '.join(unfinished)}): run "
             f"`fdlab reproduce --dataset {dataset} --preset {preset}` first"
         )
     target = paths.reference() / source.name
@@ -67,7 +67,10 @@ def write_gallery(dataset: str, preset: str) -> Path:
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise UserError(f"{readme} has no gallery: expected the lines {BEGIN} and {END}")
-    parts = [BEGIN]
+    parts = [
+        BEGIN,
+        f"From `outputs/reference/{folder.name}/`; no number of these is typed by hand.",
+    ]
     for stem, shown in SHOWN.items():
         result = read_result(folder / RESULTS / f"{stem}.json")
         picture = f"outputs/reference/{folder.name}/{FIGURES}/{stem}-{shown}.png"

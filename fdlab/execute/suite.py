@@ -15,16 +15,21 @@ from typing import Any
 
 import papermill
 import yaml
+from filelock import FileLock, Timeout
 
 from fdlab.core import paths
 from fdlab.core.config import find_preset
 from fdlab.core.device import cores
 from fdlab.core.errors import UserError, name_unknown
+from fdlab.core.fingerprint import digest
 from fdlab.core.progress import VARIABLE, listen, say, track
 from fdlab.data import DATASETS
 from fdlab.execute import engine, ledger
 from fdlab.execute.page import export_notebook, write_page
 from fdlab.execute.parameters import check_values, read_notebook, read_parameters
+from fdlab.figures.style import find_venue
+from fdlab.methods import METHODS
+from fdlab.studies.plan import make_plan, read_list
 
 REPORT = "00_report"
 
@@ -92,10 +97,32 @@ def plan_suite(
         notebooks = [name for name in notebooks if name not in out]
         if out:
             say(f"fdlab: {dataset} holds features, nothing to train on; left out: {', '.join(out)}")
-    check_values(values, {name: read_parameters(_source(name)) for name in notebooks})
-    return SuiteRun(
-        notebooks, dataset, preset, values, paths.suite_folder(dataset, preset), jobs, force
-    )
+    if not notebooks:
+        raise UserError(f"no notebook of suite {suite} is left to run on {dataset}")
+    parameters = {name: read_parameters(_source(name)) for name in notebooks}
+    check_values(values, parameters)
+    _check_meaning(dataset, preset, values)
+    changed = {
+        name: value
+        for name, value in values.items()
+        if name not in ("dataset", "preset")
+        and any(name in own and own[name].default != value for own in parameters.values())
+    }
+    folder = paths.suite_folder(dataset, preset)
+    if changed:  # a folder of its own: other parameters never mix with the plain suite's results
+        folder = folder.with_name(f"{folder.name}-{digest(changed)[:6]}")
+    return SuiteRun(notebooks, dataset, preset, values, folder, jobs, force)
+
+
+def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
+    """Names inside the values: seeds, directions, methods, device and venue."""
+    plan = make_plan(dataset, preset, **{k: values[k] for k in ("seeds", "device") if k in values})
+    plan.choose_directions(values.get("directions"))
+    if "direction" in values:
+        plan.choose_directions([values["direction"]])
+    for method in [*read_list("methods", values.get("methods"), str), values.get("method", "none")]:
+        METHODS.find_place(method)
+    find_venue(values.get("venue", "aaai"))
 
 
 def run_suite(suite: SuiteRun) -> Summary:
@@ -104,15 +131,27 @@ def run_suite(suite: SuiteRun) -> Summary:
     A notebook that fails leaves its partial copy with the error in it; the others go on.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    suite.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(suite.folder / ".lock", timeout=0):
+            return _run_locked(suite)
+    except Timeout:
+        raise UserError(f"another `fdlab reproduce` is at work in {suite.folder}") from None
+
+
+def _run_locked(suite: SuiteRun) -> Summary:
     summary = Summary(suite.folder, suite.folder / "report.html")
     lock = threading.Lock()
     first = [name for name in suite.notebooks if name != REPORT]
     last = [name for name in suite.notebooks if name == REPORT]
     total = len(suite.notebooks)
     running: list[str] = []
+    stop = threading.Event()
     with listen() as events, track("notebooks", total, unit="notebook") as report:
 
         def finish(name: str) -> None:
+            if stop.is_set():
+                return
             with lock:
                 running.append(name)
                 report(summary.count(), ", ".join(running))
@@ -125,7 +164,12 @@ def run_suite(suite: SuiteRun) -> Summary:
 
         for wave in (first, last):
             with ThreadPoolExecutor(suite.jobs) as pool:
-                _wait_all([pool.submit(finish, name) for name in wave])
+                try:
+                    _wait_all([pool.submit(finish, name) for name in wave])
+                except BaseException:
+                    stop.set()  # nothing new starts, and the kernels at work end
+                    engine.stop_kernels()
+                    raise
     write_page(suite.folder, suite.dataset, suite.preset, read_suites()["all"])
     return summary
 
@@ -166,23 +210,24 @@ def _run_one(suite: SuiteRun, name: str, events: str) -> float | str | None:
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 kernel_cwd=str(paths.root()),
-                kernel_env=_make_environment(suite.jobs, events),
+                kernel_env=_make_environment(suite, events),
             )
+        seconds = time.perf_counter() - start
+        export_notebook(target)
+        ledger.note_done(suite.folder, name, key, seconds)
     except papermill.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}".splitlines()[0] + f" (see {target})"
-    except (RuntimeError, TimeoutError) as error:
+    except Exception as error:  # a full disk, a dead kernel: the other notebooks go on
         return f"{type(error).__name__}: {error}".splitlines()[0]
-    seconds = time.perf_counter() - start
-    export_notebook(target)
-    ledger.note_done(suite.folder, name, key, seconds)
     return seconds
 
 
-def _make_environment(jobs: int, events: str) -> dict[str, str]:
-    """A kernel's environment: its share of the cores, and where its progress goes."""
-    share = str(max(1, cores() // jobs))
+def _make_environment(suite: SuiteRun, events: str) -> dict[str, str]:
+    """A kernel's environment: its share of the cores, and where its progress and results go."""
+    share = str(max(1, cores() // suite.jobs))
     return os.environ | {
         VARIABLE: events,
+        paths.SUITE: str(suite.folder),
         "FDLAB_HOME": str(paths.root()),
         "FDLAB_WORKERS": os.environ.get("FDLAB_WORKERS", share),
         "OMP_NUM_THREADS": share,

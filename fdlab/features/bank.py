@@ -15,11 +15,10 @@ from torch import nn
 
 from fdlab.core.files import checksum, write_text
 from fdlab.core.progress import say
-from fdlab.data.paired import PairedData
+from fdlab.data.paired import EVALUATION_BATCH, PairedData
 from fdlab.features.capture import capture
 from fdlab.models.mode import evaluating
 
-BATCH = 256
 OWN = ("feature", "logits")  # nodes that every ModelOutput has; others are submodules
 
 
@@ -49,7 +48,7 @@ def extract(
     inner = tuple(node for node in nodes if node not in OWN)
     found: dict[str, list[torch.Tensor]] = {}
     with evaluating(model), torch.no_grad(), capture(model, *inner, pool=True) as seen:
-        for rows in data.rows[split].split(BATCH):
+        for rows in data.rows[split].split(EVALUATION_BATCH):
             output = model(data.batch(modality, rows))
             own = {node: getattr(output, node) for node in OWN if node in nodes}
             for node, value in (own | seen).items():

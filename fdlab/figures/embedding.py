@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps, patheffects
 
+from fdlab.core.config import Direction
 from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import arrow, color_modality, name_method
 from fdlab.studies.embedding import Embedding, Panel
@@ -13,7 +14,7 @@ from fdlab.studies.embedding import Embedding, Panel
 
 def draw_panel(axis, result: Embedding, panel: Panel, by: str) -> None:
     """t-SNE points, teacher as crosses and student as dots, coloured by modality or by class."""
-    teacher, student = result.direction.split("2", 1)
+    teacher, student = Direction.split(result.direction)
     count = len(result.labels)
     sides = ((teacher, panel.points[:count], "x"), (student, panel.points[count:], "o"))
     for name, points, marker in sides:
@@ -41,7 +42,7 @@ def _name_classes(axis, labels: np.ndarray, points: np.ndarray) -> None:
 
 
 def plates(result: Embedding, venue: str = "aaai") -> dict[str, Plate]:
-    teacher, student = result.direction.split("2", 1)
+    teacher, student = Direction.split(result.direction)
 
     def paint(axes) -> None:
         for column, panel in enumerate(result.panels):

@@ -15,8 +15,8 @@ RESULTS, FIGURES, TABLES = "results", "figures", "tables"
 
 
 def save_study(stem: str, result: Any, venue: str = "aaai", folder: Path | None = None) -> Path:
-    """Write the result as JSON and draw everything it has; returns the suite's folder."""
-    folder = folder or paths.suite_folder(result.dataset, result.preset)
+    """Write the result as JSON and draw everything it has; returns the folder."""
+    folder = folder or paths.save_folder(result.dataset, result.preset)
     write_result(folder / RESULTS / f"{stem}.json", result)
     draw_study(stem, result, venue, folder)
     return folder

@@ -8,6 +8,7 @@ from importlib import resources
 
 import matplotlib.style
 
+from fdlab.core.config import Direction
 from fdlab.core.errors import name_unknown
 
 
@@ -52,7 +53,7 @@ MODALITY_COLORS = {
     "second": "#CC6677",
 }
 SPARE = ("#0072B2", "#CC79A7", "#999933", "#882255", "#44AA99")
-INK, SOFT = "#222222", "#999999"
+INK = "#222222"
 CONTROL = "#0072B2"  # whatever a control predicts or reaches
 VERDICT_COLORS = {
     "supported": "#117733",
@@ -87,7 +88,7 @@ def name_method(method: str) -> str:
 
 def arrow(direction: str) -> str:
     """audio2image → audio→image."""
-    return direction.replace("2", "→", 1)
+    return "→".join(Direction.split(direction))
 
 
 @contextmanager

@@ -30,14 +30,16 @@ class Method(nn.Module):
     """Base of all methods.
 
     name, summary, source: for tables and `fdlab methods`. needs: which teacher outputs the loss
-    reads, of "logits", "feature"; empty for a method without a teacher. Options: a frozen dataclass
-    of hyperparameters, every one with a default.
+    reads, of "logits", "feature"; empty for a method without a teacher. compares: the loss terms
+    that set the student against the teacher. Options: a frozen dataclass of hyperparameters, every
+    one with a default.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    compares: ClassVar[tuple[str, ...]] = ()
 
     @dataclass(frozen=True)
     class Options:

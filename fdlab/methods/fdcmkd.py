@@ -37,6 +37,7 @@ class FDCMKD(Method):
     summary = "frequency-decoupled features with alignment, scale and log steps"
     source = "FD-CMKD, AAAI 2026"
     needs = ("feature",)
+    compares = ("low", "high", "feature")
 
     @dataclass(frozen=True)
     class Options:

@@ -22,6 +22,7 @@ class FeatureDistillation(Method):
     summary = "mean squared error of the raw pooled features"
     source = "FD-CMKD, Tables 2 and 4"
     needs = ("feature",)
+    compares = ("feature",)
 
     @dataclass(frozen=True)
     class Options:

@@ -22,6 +22,7 @@ class HeadsOnly(FDCMKD):
     summary = "FD-CMKD's extra heads with no teacher at all"
     source = "control"
     needs = ()
+    compares = ()
 
     @dataclass(frozen=True)
     class Options:

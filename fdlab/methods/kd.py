@@ -25,6 +25,7 @@ class LogitDistillation(Method):
     summary = "Kullback-Leibler divergence of softened logits"
     source = "Hinton et al., 2015"
     needs = ("logits",)
+    compares = ("kd",)
 
     @dataclass(frozen=True)
     class Options:

@@ -45,6 +45,17 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device, memory_format=torch.channels_last)
 
 
+def _has_other_classes(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> bool:
+    """Whether `state` holds a whole classifier of the right width for another number of classes."""
+    weight, bias = state.get("fc.weight"), state.get("fc.bias")
+    if weight is None or bias is None or "fc.weight" not in own:
+        return False
+    return (
+        weight.shape == (len(bias), own["fc.weight"].shape[1])
+        and bias.shape != own["fc.bias"].shape
+    )
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from `.safetensors`, or from a PyTorch file that holds tensors alone."""
     if not path.is_file():
@@ -65,9 +76,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights under the model's own parameter names (torchvision's, for ResNet-18)."""
+    """Load weights under the model's own parameter names (torchvision's, for ResNet-18).
+
+    A classifier `fc` for another number of classes is left out: the model keeps its own.
+    """
     state = read_weights(path)
     own = model.state_dict()
+    if _has_other_classes(state, own):
+        state = state | {name: own[name] for name in ("fc.weight", "fc.bias")}
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or extra:
         raise UserError(f"{path} does not fit: missing {missing[:3]}, unexpected {extra[:3]}")

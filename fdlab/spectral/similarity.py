@@ -65,12 +65,15 @@ def shuffle_cka(
     return np.array([np.linalg.norm(cross) ** 2 / scale for cross in crosses])
 
 
-def predict_low_cosine(raw: np.ndarray | float) -> np.ndarray | float:
+def predict_low_cosine(
+    raw: np.ndarray | float, fraction: np.ndarray | float = 0.5
+) -> np.ndarray | float:
     """The low band's cosine if two vectors share their mean over channels and nothing else.
 
-    2c / (1 + |c|) for raw cosine c, at cut-off 1/2 with the DC kept in the low band: the split
-    halves the zero-mean energy and leaves the mean whole. The high band's is then 0. Exact where
-    the mean holds the same part of the energy on both sides; c is negative where the two means have
-    opposite signs (the paper's two cosines are positive, where |c| = c).
+    c / (|c| + f · (1 - |c|)) for raw cosine c, with the DC kept in the low band and the fraction f
+    of the zero-mean energy below the cut-off: the split takes that part of the energy and leaves
+    the mean whole. At f = 1/2 it is 2c / (1 + |c|). The high band's cosine is then 0. Exact where
+    the mean holds the same part of the energy on both sides and f is equal too; c is negative where
+    the two means have opposite signs (the paper's two cosines are positive, where |c| = c).
     """
-    return 2 * raw / (1 + np.abs(raw))
+    return raw / (np.abs(raw) + fraction * (1 - np.abs(raw)))

@@ -40,6 +40,15 @@ class Plan:
         """Unordered pairs of modalities."""
         return list(combinations(self.modalities, 2))
 
+    def describe(self) -> str:
+        """The recipe in one line."""
+        return (
+            f"{self.dataset}, preset {self.preset}: width {self.width}, "
+            f"{self.train.epochs} epochs, learning rate {self.train.learning_rate:g}, "
+            f"batch {self.train.batch_size}, "
+            f"{'with' if self.train.augment else 'no'} augmentation, seeds {list(self.seeds)}"
+        )
+
     def open_store(self) -> Store:
         return prepare(self.dataset, self.data_options, workers=count_workers())
 
@@ -83,6 +92,8 @@ def read_list(name: str, value: list | str | None, of: type) -> list:
     value = value or []
     if not isinstance(value, list) or not all(type(item) is of for item in value):
         raise UserError(f"{name} is {value!r}: expected a list of {of.__name__}, such as [0, 1]")
+    if len(set(value)) != len(value):
+        raise UserError(f"{name} is {value!r}: expected each once")
     return value
 
 

@@ -13,13 +13,13 @@ LEVEL = 0.95
 RESAMPLES = 2000
 
 
-def average_seeds(values: np.ndarray | list[float]) -> Estimate:
+def average_seeds(values: np.ndarray | list[float], level: float = LEVEL) -> Estimate:
     """Mean over seeds with Student's t interval; one seed has no interval."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)
 
 

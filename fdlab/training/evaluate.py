@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fdlab.data.paired import PairedData
+from fdlab.data.paired import EVALUATION_BATCH, PairedData
 from fdlab.methods.base import Method
 from fdlab.models.mode import evaluating
 
-BATCH = 256
 JUDGED = ("validation", "test")
 
 
@@ -50,7 +49,7 @@ class Learner:
         parts: dict[str, list[torch.Tensor]] = {}
         with evaluating(self.student, self.method):
             for split in JUDGED:
-                for rows in data.rows[split].split(BATCH):
+                for rows in data.rows[split].split(EVALUATION_BATCH):
                     output = self.student(data.batch(self.modality, rows))
                     for head, logits in self.method.predict(output).items():
                         parts.setdefault(f"{split}/{head}", []).append(logits.float())

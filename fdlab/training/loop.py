@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from fdlab.core.seeding import derive_seed
 from fdlab.data.augment import augment
 from fdlab.data.paired import PairedData
 from fdlab.methods.base import Sizes, build_method
-from fdlab.models.build import build_model, place
+from fdlab.models.build import build_model, load_weights, place
 from fdlab.training.evaluate import Learner, score
 from fdlab.training.schedules import poly
 from fdlab.training.teacher import Teacher
@@ -128,6 +129,8 @@ def _build_learner(
     config: RunConfig, data: PairedData, teacher_model: nn.Module | None, device: torch.device
 ) -> Learner:
     student = build_model(data.store, config.student, width=config.width, seed=config.seed)
+    if config.weights:
+        load_weights(student, Path(config.weights))
     sizes = Sizes(
         student=student.feature_width,
         teacher=None if teacher_model is None else teacher_model.feature_width,

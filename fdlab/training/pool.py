@@ -7,7 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from fdlab.core import paths
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_workers
+from fdlab.core.errors import UserError
 from fdlab.core.progress import VARIABLE, listen, track
 from fdlab.data.store import prepare
 from fdlab.training.runs import Run, complete, ensure_run, find_teacher, fingerprint, open_run
@@ -49,9 +51,15 @@ def _train_missing(configs: list[RunConfig], device: str) -> None:
                 pool.submit(ensure_run, config, device=_choose_share(device, index))
                 for index, config in enumerate(missing.values())
             ]
-            for done, future in enumerate(futures, 1):
-                future.result()
-                report(done)
+            try:
+                for done, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    report(done)
+            except BrokenProcessPool:
+                raise UserError(
+                    f"a training process was killed, perhaps for memory: {workers} ran side by "
+                    "side, set FDLAB_WORKERS to fewer"
+                ) from None
 
 
 @contextmanager

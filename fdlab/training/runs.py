@@ -29,7 +29,7 @@ from fdlab.core import paths
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_threads, describe_device, measure, versions
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.core.files import checksums, find_damage, replace_folder
+from fdlab.core.files import checksum, checksums, find_damage, replace_folder
 from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.progress import say, track
 from fdlab.core.records import RunRecord, Score
@@ -43,6 +43,7 @@ from fdlab.models.build import build_model, place, read_weights
 from fdlab.training.loop import Trained, train
 
 CODE = (
+    "fdlab.core.seeding",
     "fdlab.data.augment",
     "fdlab.data.paired",
     "fdlab.losses",
@@ -96,6 +97,8 @@ def complete(config: RunConfig) -> RunConfig:
     for modality in filter(None, (config.student, config.teacher)):
         if modality not in dataset.modalities:
             raise name_unknown(f"modality of {config.dataset}", modality, dataset.modalities)
+    if config.weights and not Path(config.weights).is_file():
+        raise UserError(f"{config.weights}: no such weights file")
     options = resolve_method_options(config.method, config.options)
     if not method.needs:
         return replace(config, options=options, teacher=None, teacher_seed=None)
@@ -118,6 +121,7 @@ def find_teacher(config: RunConfig) -> RunConfig | None:
             options={},
             seed=config.teacher_seed,
             teacher_seed=None,
+            weights="",
         )
     )
 
@@ -129,8 +133,9 @@ def fingerprint(config: RunConfig, store: Store) -> str:
     sides = {dataset.modalities[m].model for m in (config.student, config.teacher) if m}
     modules = ["fdlab.training.loop", METHODS.find_module(config.method)]
     modules += [MODELS.find_module(name) for name in sides]
+    content = checksum(Path(config.weights)) if config.weights else ""
     parts: dict[str, Any] = {
-        "config": config,
+        "config": replace(config, weights=content),
         "data": store.digest,
         "teacher": fingerprint(teacher, store) if teacher else None,
         "code": code_digest(modules, inside=CODE),

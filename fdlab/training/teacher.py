@@ -6,11 +6,9 @@ import torch
 from torch import nn
 
 from fdlab.data.augment import augment
-from fdlab.data.paired import PairedData
+from fdlab.data.paired import EVALUATION_BATCH, PairedData
 from fdlab.models.mode import freeze
 from fdlab.models.output import ModelOutput
-
-BATCH = 256
 
 
 class Teacher:
@@ -28,7 +26,9 @@ class Teacher:
         if not augmentation:
             rows = data.rows["train"]
             self.place[rows] = torch.arange(len(rows), device=rows.device)
-            parts = [self._forward(data.batch(modality, part)) for part in rows.split(BATCH)]
+            parts = [
+                self._forward(data.batch(modality, part)) for part in rows.split(EVALUATION_BATCH)
+            ]
             self.cache = ModelOutput(
                 torch.cat([part.logits for part in parts]),
                 torch.cat([part.feature for part in parts]),
