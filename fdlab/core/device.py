@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -109,6 +108,10 @@ def measure(device) -> Iterator[SimpleNamespace]:
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process in bytes."""
+    """Largest resident size of this process in bytes; 0 on a system that does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024
