@@ -5,18 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED = 30
+
 
 class UserError(Exception):
     """A mistake in input, environment or files; the command line prints it in one line, exit 2."""
 
 
 def name_unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
-    """Error for a `name` that is not among `choices`, with the nearest choices first.
+    """Error for a `name` that is not among `choices`: the nearest of them, then all there are.
+
+    A long list, such as a network's modules, is cut to its first `LISTED`.
 
     >>> str(name_unknown("method", "fdckmd", ["kd", "fdcmkd"]))
     "unknown method 'fdckmd': did you mean 'fdcmkd'? Choices: kd, fdcmkd"
     """
     choices = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(name), choices, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}Choices: {', '.join(choices) or 'none'}")
+    near = difflib.get_close_matches(str(name), choices, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    listed = ", ".join(choices[:LISTED]) or "none"
+    rest = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
+    return UserError(f"unknown {kind} {name!r}: {hint}Choices: {listed}{rest}")

@@ -30,7 +30,7 @@ class Score:
 class RunRecord:
     """Everything about a finished run that fits in a readable file.
 
-    curves: per epoch, `lr`, `loss/<term>`, `train/<head>`, `validation/<head>`, `test/<head>`.
+    curves: per epoch, `lr`, `loss/<term>`, `train/raw`, `validation/<head>`, `test/<head>`.
     scores: rule → `Score`. `validation` and `last` are the numbers to report (raw head);
     `published` is the released code's rule, the best epoch and the best head on the test set.
     n: samples per split. parameters: of the student and of the method's extra modules.

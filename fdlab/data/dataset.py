@@ -28,6 +28,7 @@ class Dataset:
 
     options: a frozen dataclass with the builder's options, every one with a default.
     build: (options, workers, progress) → `Built`; progress is called with (done, total).
+    directions: teacher to student, those that a comparison runs where none are asked for.
     reports: the data set's name in the published tables, or "" where none reports it.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -50,8 +51,7 @@ class Scale:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        names = self.modalities
-        return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+        return list(combinations(self.modalities, 2))
 
     def finding(self) -> str:
         widest = max(self.pairs, key=lambda pair: abs(self.compare("mean", *pair).mean))
