@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.files import checksums, find_damage, read_json, replace_folder, write_json
 from fdlab.core.progress import VARIABLE, listen, track
 from fdlab.core.seeding import derive_seed
+from fdlab.core.source import parse
 from fdlab.methods.fdcmkd import FDCMKD
 
 
@@ -162,3 +166,24 @@ def test_progress_of_another_process_arrives(monkeypatch, capsys):
     monkeypatch.setenv(VARIABLE, "/nonexistent/folder/events")
     with track("work", 1) as report:  # the listener is gone; the work goes on
         report(1)
+
+
+def test_source_is_parsed_by_one_thread_at_a_time(monkeypatch):
+    """Two at once end in a SystemError under CPython 3.11, now and then."""
+    at_work, most = [], []
+    plain = ast.parse
+
+    def watch(source):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        try:
+            return plain(source)
+        finally:
+            at_work.pop()
+
+    monkeypatch.setattr(ast, "parse", watch)
+    with ThreadPoolExecutor(4) as pool:
+        trees = list(pool.map(parse, ["a = 1"] * 8))
+    assert [len(tree.body) for tree in trees] == [1] * 8
+    assert max(most) == 1

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fdlab.core.source import parse
+
 
 def digest(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of `value` as canonical JSON, dataclasses by field."""
@@ -55,7 +57,7 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(name)
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = parse(Path(spec.origin).read_text(encoding="utf-8"))
     imported = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -20,6 +20,7 @@ import yaml
 
 from fdlab.core.config import same_type
 from fdlab.core.errors import UserError, name_unknown
+from fdlab.core.source import parse
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
         raise UserError(f"{path} has {len(cells)} cells tagged parameters: expected one")
     comments = _read_comments(cells[0])
     found = {}
-    for node in ast.parse(cells[0]).body:
+    for node in parse(cells[0]).body:
         plain = isinstance(node, ast.Assign) and len(node.targets) == 1
         if not plain or not isinstance(node.targets[0], ast.Name):
             raise UserError(f"{path}: the parameters cell holds more than plain assignments")
