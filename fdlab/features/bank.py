@@ -36,14 +36,25 @@ class FeatureBank:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def nodes(self) -> list[str]:
+        """Everything but the logits, from the input to the pooled feature."""
+        return [node for node in self.features if node != "logits"]
+
 
 def extract(
-    model: nn.Module, data: PairedData, modality: str, split: str, nodes: tuple[str, ...] = OWN
+    model: nn.Module,
+    data: PairedData,
+    modality: str,
+    split: str,
+    nodes: tuple[str, ...] = OWN,
+    layers: bool = False,
 ) -> FeatureBank:
     """Run the network in eval mode over a split, in the split's order.
 
     nodes: "feature" (pooled, before the last ReLU), "logits", and names of submodules, whose maps
-    are averaged over everything after the channel axis.
+    are averaged over everything after the channel axis. layers: before those, every map that the
+    network returns, averaged likewise, but the last, whose average is the feature.
     """
     inner = tuple(node for node in nodes if node not in OWN)
     found: dict[str, list[torch.Tensor]] = {}
@@ -51,7 +62,9 @@ def extract(
         for rows in data.rows[split].split(EVALUATION_BATCH):
             output = model(data.batch(modality, rows))
             own = {node: getattr(output, node) for node in OWN if node in nodes}
-            for node, value in (own | seen).items():
+            maps = list(output.maps.items())[:-1] if layers else []
+            pooled = {name: values.flatten(2).mean(2) for name, values in maps}
+            for node, value in (pooled | own | seen).items():
                 found.setdefault(node, []).append(value)
     rows = data.rows[split]
     return FeatureBank(
@@ -74,7 +87,8 @@ def keep_bank(path: Path, make: Callable[[], FeatureBank]) -> FeatureBank:
                 pass
             say(f"fdlab: {path} does not match its checksum; extracting the features again")
         bank = make()
-        arrays = {f"features/{node}": value for node, value in bank.features.items()}
+        nodes = enumerate(bank.features.items())
+        arrays = {f"{place}/{node}": value for place, (node, value) in nodes}
         arrays |= {"rows": bank.rows, "labels": bank.labels}
         beside = path.with_name(f".{path.name}.part")
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside)
@@ -85,5 +99,7 @@ def keep_bank(path: Path, make: Callable[[], FeatureBank]) -> FeatureBank:
 
 def _read(path: Path) -> FeatureBank:
     arrays = load_file(path)
-    features = {k.removeprefix("features/"): v for k, v in arrays.items() if "/" in k}
+    names = [name.split("/", 1) for name in arrays if "/" in name]
+    names.sort(key=lambda pair: int(pair[0]))  # the file does not keep the order
+    features = {node: arrays[f"{place}/{node}"] for place, node in names}
     return FeatureBank(arrays["rows"], arrays["labels"], features)

@@ -35,7 +35,8 @@ def load_unimodal_banks(plan: Plan, split: str = "test") -> dict[tuple[str, int]
 
 
 def load_bank(run: Run, store: Store, split: str = "test", device: str = "auto") -> FeatureBank:
-    """Feature and logits of a run's student at its validation-selected epoch, over one split."""
+    """A run's student at its validation-selected epoch, over one split: pooled layers, feature and
+    logits."""
     code = code_digest(["fdlab.features.bank"], inside=CODE)
     name = f"{run.record.fingerprint}-{digest([split, run.record.files, code])}"
 
@@ -43,7 +44,7 @@ def load_bank(run: Run, store: Store, split: str = "test", device: str = "auto")
         chosen = choose_device(device)
         modality = run.record.config.student
         data = PairedData.load(store, [modality], chosen)
-        return extract(place(run.load_student(store), chosen), data, modality, split)
+        return extract(place(run.load_student(store), chosen), data, modality, split, layers=True)
 
     return keep_bank(paths.banks() / f"{name}.safetensors", make)
 
