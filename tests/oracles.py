@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy.fft
 
 
 def split(x: np.ndarray, edge: int, dc: str = "drop") -> dict[str, np.ndarray]:
@@ -62,6 +63,31 @@ def differentiate(f: Callable[[np.ndarray], float], x: np.ndarray, step: float =
     return gradient
 
 
+def split_cosine(x, edge):
+    """SciPy's orthonormal DCT-II, split after as many coefficients as the Fourier bands have."""
+    coefficients = scipy.fft.dct(x, norm="ortho", axis=1)
+    count = 2 * edge - (x.shape[1] % 2 == 0 and edge == x.shape[1] // 2)
+    low, high = coefficients.copy(), coefficients.copy()
+    low[:, 0] = low[:, 1 + count :] = high[:, : 1 + count] = 0
+    return {"low": scipy.fft.idct(low, norm="ortho", axis=1),
+            "high": scipy.fft.idct(high, norm="ortho", axis=1)}  # fmt: skip
+
+
+def split_softly(x, edge, softness):
+    """The soft mask bin by bin, by an explicit sum over sines and cosines."""
+    dim = x.shape[1]
+    low = np.zeros_like(x)
+    k = dim // 2
+    position = np.arange(dim)
+    for bin in range(1, k + 1):
+        share = 1 / (1 + np.exp(-(edge - (bin - 0.5) / k) / softness))
+        angle = 2 * np.pi * bin * position / dim
+        factor = (1 if 2 * bin == dim else 2) / dim
+        for wave in (np.cos(angle), np.sin(angle)):
+            low += share * factor * np.outer(x @ wave, wave)
+    return {"low": low, "high": x - x.mean(axis=1, keepdims=True) - low}
+
+
 # The methods' terms. o: options that differ from the defaults; heads: (kind, band) → weight, bias;
 # z, x, y: logits, features and labels; _s the student's, _t the teacher's.
 
@@ -80,15 +106,23 @@ def feat_terms(o, heads, z_s, x_s, z_t, x_t, y):
     return {"task": cross_entropy(z_s, y), "feature": o.get("weight", 1.0) * distance}
 
 
-def fdcmkd_terms(o, heads, z_s, x_s, z_t, x_t, y, with_teacher=True):
+def fdcmkd_terms(o, heads, z_s, x_s, z_t, x_t, y, with_teacher=True, soft=False):
     on = {part: o.get(part, True) for part in ("frequency", "align", "scale", "log")}
 
     def cut(x):
         if not on["frequency"]:
             return {"feature": x}
         edge = math.floor(o.get("cutoff", 0.5) * (x.shape[1] // 2))
-        found = split(x, edge, o.get("dc", "drop"))
-        return {"low": found["low"], "high": found["high"]}
+        if soft:
+            runs = np.split(x, o.get("groups", 1), axis=1)
+            parts = [split_softly(r, o.get("cutoff", 0.5), o.get("softness", 0.05)) for r in runs]
+            found = {b: np.concatenate([p[b] for p in parts], axis=1) for b in ("low", "high")}
+        elif o.get("basis", "dft") == "dct":
+            found = split_cosine(x, edge)
+        else:
+            found = split(x, edge, o.get("dc", "drop"))
+        kept = {"both": ("low", "high")}.get(o.get("bands", "both"), (o.get("bands"),))
+        return {band: found[band] for band in kept}
 
     def score(kind, band, x):
         weight, bias = heads[kind, "whole" if band == "feature" else band]
@@ -109,7 +143,7 @@ def fdcmkd_terms(o, heads, z_s, x_s, z_t, x_t, y, with_teacher=True):
         s, t = mine[band], theirs[band]
         if on["scale"]:
             s, t = unit(s), unit(t)
-        if on["log"] and band != "low":
+        if o.get("log_low", False) if band == "low" else on["log"]:
             s, t = signed_log(s), signed_log(t)
         weight = o.get("high_weight" if band == "high" else "low_weight", 1.0)
         terms[band] = weight * mse(s, t, o.get("reduction", "mean"))

@@ -29,6 +29,14 @@ EQUAL = Sizes(12, 12, 4)
         ("heads_only", {"cutoff": 1.5}, "0 to 1"),
         ("fdcmkd", {"high_weight": -1.0}, "finite number from 0"),
         ("kd", {"temperature": 0.0}, "above 0"),
+        ("fdcmkd", {"bands": "middle"}, "Choices: both, low, high"),
+        ("fdcmkd", {"bands": "low", "frequency": False}, "without frequency there are none"),
+        ("fdcmkd", {"basis": "fft"}, "Choices: dft, dct"),
+        ("heads_only", {"basis": "fft"}, "Choices: dft, dct"),
+        ("fdcmkd_soft", {"basis": "dct"}, "takes no basis"),
+        ("fdcmkd_soft", {"cutoff": 1.0}, "to start from"),
+        ("fdcmkd_soft", {"groups": 5}, "divisor of the 12 channels"),
+        ("fdcmkd_soft", {"softness": 0.0}, "above 0"),
     ],
 )
 def test_a_wrong_option_is_refused_when_the_method_is_built(name, options, message):

@@ -12,6 +12,7 @@ import torch
 from fdlab.methods import METHODS
 from fdlab.methods.base import Sizes, build_method
 from fdlab.models.output import ModelOutput
+from fdlab.spectral.bands import split_bands
 
 N, K = 5, 4
 OFF = {"frequency": False, "align": False, "scale": False, "log": False}
@@ -51,6 +52,7 @@ TRANSCRIBED = {
     "kd": oracles.kd_terms,
     "feat": oracles.feat_terms,
     "fdcmkd": oracles.fdcmkd_terms,
+    "fdcmkd_soft": partial(oracles.fdcmkd_terms, soft=True),
     "heads_only": partial(oracles.fdcmkd_terms, with_teacher=False),
 }
 CASES = [
@@ -67,9 +69,18 @@ CASES = [
     ("fdcmkd", {"align": False}, 12),
     ("fdcmkd", {"frequency": False, "low_weight": 2.0, "high_weight": 7.0}, 12),
     ("fdcmkd", OFF, 12),
+    ("fdcmkd", {"log_low": True}, 12),
+    ("fdcmkd", {"log_low": True, "log": False}, 12),
+    ("fdcmkd", {"bands": "low"}, 12),
+    ("fdcmkd", {"bands": "high", "align": False}, 12),
+    ("fdcmkd", {"basis": "dct", "cutoff": 0.34}, 12),
+    ("fdcmkd_soft", {}, 12),
+    ("fdcmkd_soft", {"groups": 2, "cutoff": 0.3, "softness": 0.2, "log": False}, 16),
+    ("fdcmkd_soft", {"bands": "low", "softness": 0.1}, 13),
     ("heads_only", {}, 12),
     ("heads_only", {"align": False, "dc": "low"}, 12),
     ("heads_only", {"frequency": False}, 12),
+    ("heads_only", {"bands": "low", "basis": "dct"}, 12),
 ]
 
 
@@ -114,6 +125,47 @@ def test_terms_and_gradients_equal_the_transcription(name, options, width):
         for found, gradient in zip((by_logits, by_feature), wanted, strict=True):
             error = np.linalg.norm(found.double().numpy() - gradient)
             assert error <= 1e-5 * np.linalg.norm(gradient), term
+
+
+def test_a_soft_edge_that_is_sharp_is_fdcmkd():
+    """One group, hardly any softness: the hard split, with no gradient left for the edge."""
+    torch.manual_seed(3)
+    hard = build_method("fdcmkd", {}, Sizes(16, 16, K))
+    torch.manual_seed(3)
+    soft = build_method("fdcmkd_soft", {"softness": 1e-4}, Sizes(16, 16, K))
+    one, two = (method(draw(1, 16), draw(2, 16), labels()) for method in (hard, soft))
+    assert one.keys() == two.keys()
+    for term in one:
+        assert two[term].item() == pytest.approx(one[term].item(), rel=1e-5)
+
+
+def test_the_edge_moves_to_where_the_two_networks_agree():
+    """Equal below a quarter of the bins and unrelated above: the distance terms pull the edge."""
+    torch.manual_seed(4)
+    shared, mine, theirs = (torch.randn(64, 64) for _ in range(3))
+    quarter = 0.25
+
+    def join(private):
+        return split_bands(shared, quarter).low * 4 + split_bands(private, quarter).high
+
+    student, teacher = (ModelOutput(torch.zeros(64, K), join(x)) for x in (mine, theirs))
+    method = build_method(
+        "fdcmkd_soft", {"align": False, "reduction": "sum", "cutoff": 0.6}, Sizes(64, 64, K)
+    )
+    optimiser = torch.optim.SGD([method.edge], lr=0.3)
+    for _ in range(200):
+        optimiser.zero_grad()
+        method(student, teacher, torch.arange(64) % K)["low"].backward()
+        optimiser.step()
+    assert method.edges.item() < 0.4
+
+
+def test_a_group_has_an_edge_of_its_own():
+    method = build_method("fdcmkd_soft", {"groups": 4}, Sizes(32, 32, K))
+    assert method.edges.tolist() == pytest.approx([0.5] * 4)
+    terms = method(draw(1, 32), draw(2, 32), labels())
+    (gradient,) = torch.autograd.grad(sum(terms.values()), [method.edge])
+    assert gradient.shape == (4,) and bool((gradient != 0).all())
 
 
 def test_fdcmkd_with_every_part_off_is_feat():
@@ -277,11 +329,13 @@ def test_terms_are_float32_and_finite_under_autocast(name):
 
 
 def test_predictions_are_named_by_head():
-    x = oracles.split(draw(1).feature.double().numpy(), 3)
+    feature = draw(1).feature.double().numpy()
     for name in METHODS:
+        soft = name == "fdcmkd_soft"
+        x = oracles.split_softly(feature, 0.5, 0.05) if soft else oracles.split(feature, 3)
         method = build(name)
         found = method.predict(draw(1))
-        extra = {"low", "high"} if name in ("fdcmkd", "heads_only") else set()
+        extra = {"low", "high"} if name in ("fdcmkd", "fdcmkd_soft", "heads_only") else set()
         assert set(found) == {"raw"} | extra
         assert torch.equal(found["raw"], draw(1).logits)
         for band in extra:

@@ -9,6 +9,13 @@ from typing import Any
 from fdlab.core.errors import UserError, name_unknown
 
 SEPARATOR = "2"  # audio2image: teacher audio, student image
+TEACHER_KINDS = {
+    "trained": "the unimodal network of its modality",
+    "shuffled": "its outputs go to other training samples, in one random order",
+    "shuffled_in_class": "its outputs go to other training samples of the same class",
+    "untrained": "its network as initialised, batch norm settled on the training inputs",
+    "constant": "the mean of its outputs over the training samples, the same for all",
+}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -80,6 +87,10 @@ class RunConfig:
     order of the batches follow from `seed` and the modality alone, so that two methods under one
     seed differ in the loss and in nothing else. weights: a local file that the student starts from
     instead (its content counts, not its path); a teacher never does.
+
+    Controls: teacher_kind, see `TEACHER_KINDS`. start: the modality whose initialisation the
+    student takes, where the two networks are alike ("" its own). probes: at how many steps, spread
+    over the training, the gradient of each loss term is measured; it changes no weight.
     """
 
     dataset: str
@@ -93,8 +104,14 @@ class RunConfig:
     data_options: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
     weights: str = ""
+    teacher_kind: str = "trained"
+    start: str = ""
+    probes: int = 0
 
     def __post_init__(self):
+        if self.teacher_kind not in TEACHER_KINDS:
+            raise name_unknown("kind of teacher", self.teacher_kind, TEACHER_KINDS)
+        _require(self.probes >= 0, f"probes is {self.probes}: expected a whole number from 0")
         _require(self.width >= 1, f"width is {self.width}: expected a whole number from 1")
         _require(self.seed >= 0, f"seed is {self.seed}: expected a whole number from 0")
 
@@ -117,7 +134,10 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is trained: network width, recipe, seeds, and any options of the data set."""
+    """How much is trained: network width, recipe, seeds, and any options of the data set.
+
+    fewer: study → seeds, for studies whose many rows would take too long with all of them.
+    """
 
     name: str
     purpose: str
@@ -125,6 +145,7 @@ class Preset:
     train: TrainConfig
     seeds: tuple[int, ...]
     data_options: dict[str, Any] = field(default_factory=dict)
+    fewer: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 PRESETS = {
@@ -144,6 +165,7 @@ PRESETS = {
             width=16,
             train=TrainConfig(epochs=16, learning_rate=0.05),
             seeds=(0, 1, 2, 3),
+            fewer={"ablation": (0, 1), "sensitivity": (0,)},
         ),
         Preset(
             "reduced",

@@ -9,6 +9,7 @@ METHODS = Table(
         "kd": "fdlab.methods.kd:LogitDistillation",
         "feat": "fdlab.methods.feat:FeatureDistillation",
         "fdcmkd": "fdlab.methods.fdcmkd:FDCMKD",
+        "fdcmkd_soft": "fdlab.methods.fdcmkd_soft:SoftFDCMKD",
         "heads_only": "fdlab.methods.heads_only:HeadsOnly",
     },
 )

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fdlab.core.errors import name_unknown
+from fdlab.core.errors import UserError, name_unknown
 from fdlab.losses.features import logmse, mse, normalise, require_reduction
 from fdlab.methods.base import LossTerms, Method, Sizes, require_equal_width, require_weights
 from fdlab.models.output import ModelOutput
-from fdlab.spectral.bands import DC_RULES, count_low_bins, split_bands
+from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands
+from fdlab.spectral.bases import require_basis
+
+BANDS = ("both", "low", "high")
 
 
 class FDCMKD(Method):
@@ -29,8 +32,11 @@ class FDCMKD(Method):
 
     The align heads train on the teacher's bands too, but no gradient reaches the teacher. Each part
     switches off: `frequency` (off: the whole feature is one band), `align`, `scale`, `log`. All
-    four off is `feat`. Where the source is silent, our choice: without `frequency` there are no Ψ
-    heads, and alignment, scale and log act on the whole feature, weighted by `low_weight`.
+    four off is `feat`. `log` and `log_low` choose the pair of losses of Table 6, `bands` the rows
+    of Table 8. Where the source is silent, our choice: without `frequency` there are no Ψ heads,
+    and alignment, scale and log act on the whole feature, weighted by `low_weight`; a band that
+    `bands` leaves out has neither distance nor heads. `basis` replaces the Fourier split
+    (`spectral.bases`), which is a control of ours.
     """
 
     name = "fdcmkd"
@@ -41,22 +47,33 @@ class FDCMKD(Method):
 
     @dataclass(frozen=True)
     class Options:
-        """low_weight, high_weight: λ1, λ2. cutoff: fraction of the bins that are low. dc: see
-        `split_bands` ("own" leaves it out of both bands). reduction: over D, "mean" or "sum"."""
+        """log, log_low: σ on the high and on the low band. low_weight, high_weight: λ1, λ2. cutoff:
+        fraction of the bins that are low. dc: see `split_bands` ("own" leaves it out of both
+        bands). bands: "both", "low" or "high". basis, basis_seed: see `split_bands`. reduction:
+        over D, "mean" or "sum"."""
 
         frequency: bool = True
         align: bool = True
         scale: bool = True
         log: bool = True
+        log_low: bool = False
         low_weight: float = 1.0
         high_weight: float = 1.0
         cutoff: float = 0.5
         dc: str = "drop"
+        bands: str = "both"
+        basis: str = "dft"
+        basis_seed: int = 0
         reduction: str = "mean"
 
         def __post_init__(self):
             if self.dc not in DC_RULES:
                 raise name_unknown("rule for the DC", self.dc, DC_RULES)
+            if self.bands not in BANDS:
+                raise name_unknown("choice of bands", self.bands, BANDS)
+            if not self.frequency and self.bands != "both":
+                raise UserError(f"bands is {self.bands!r}, and without frequency there are none")
+            require_basis(self.basis)
             require_reduction(self.reduction)
             require_weights(self, "low_weight", "high_weight")
             count_low_bins(2, self.cutoff)  # refuses a cut-off outside 0 to 1
@@ -65,7 +82,8 @@ class FDCMKD(Method):
         super().__init__(sizes, options)
         if self.needs:
             require_equal_width(self.name, sizes)
-        bands = ("low", "high") if options.frequency else ("whole",)
+        bands = ("low", "high") if options.bands == "both" else (options.bands,)
+        bands = bands if options.frequency else ("whole",)
 
         def heads():
             return nn.ModuleDict({b: nn.Linear(sizes.student, sizes.classes) for b in bands})
@@ -83,7 +101,8 @@ class FDCMKD(Method):
         for band, head in self.align_heads.items():
             terms[f"align_{band}_teacher"] = cross_entropy(head, theirs[band], labels)
         for band in mine:
-            distance = logmse if options.log and band != "low" else mse
+            bent = options.log_low if band == "low" else options.log
+            distance = logmse if bent else mse
             weight = options.high_weight if band == "high" else options.low_weight
             pair = (mine[band], theirs[band])
             s, t = map(normalise, pair) if options.scale else pair
@@ -95,8 +114,16 @@ class FDCMKD(Method):
         """Band name → (N, D) in float32."""
         if not self.options.frequency:
             return {"whole": feature.float()}
-        bands = split_bands(feature, self.options.cutoff, self.options.dc)
-        return {"low": bands.low.float(), "high": bands.high.float()}
+        options = self.options
+        split = split_bands(
+            feature, options.cutoff, options.dc, basis=options.basis, seed=options.basis_seed
+        )
+        return self.keep_bands(split)
+
+    def keep_bands(self, split: BandSplit) -> dict[str, torch.Tensor]:
+        """The bands that take part, in float32."""
+        bands = {"low": split.low.float(), "high": split.high.float()}
+        return {b: x for b, x in bands.items() if self.options.bands in ("both", b)}
 
     def classify(
         self, student: ModelOutput, bands: dict[str, torch.Tensor], labels: torch.Tensor

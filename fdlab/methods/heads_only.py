@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +33,12 @@ class HeadsOnly(FDCMKD):
         align: bool = True
         cutoff: float = 0.5
         dc: str = "drop"
+        bands: str = "both"
+        basis: str = "dft"
+        basis_seed: int = 0
 
         def __post_init__(self):
-            FDCMKD.Options(cutoff=self.cutoff, dc=self.dc)  # its checks
+            FDCMKD.Options(**dataclasses.asdict(self))  # its checks
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor

@@ -16,19 +16,31 @@ from fdlab.data.store import Store
 from fdlab.models import MODELS
 
 
-def build_model(store: Store, modality: str, *, width: int, seed: int) -> nn.Module:
+def build_model(
+    store: Store, modality: str, *, width: int, seed: int, start: str = ""
+) -> nn.Module:
     """The network of one side of a data set, initialised from (seed, modality) alone.
 
     The modality takes part, so that two sides under one seed never start from the same weights:
-    networks that do stay aligned channel by channel, which looks like shared content.
+    networks that do stay aligned channel by channel, which looks like shared content. start: the
+    modality whose initialisation is taken instead, to show just that; the two networks must be of
+    one kind and take inputs of one number of channels.
     """
     dataset = store.dataset
     shape = store.read(modality).shape[1:]
+    if start and not _are_alike(store, modality, start):
+        raise UserError(f"{modality} cannot start as {start}: their networks differ")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "init", modality))
+        torch.manual_seed(derive_seed(seed, "init", start or modality))
         return MODELS[dataset.modalities[modality].model](
             shape, dataset.classes, width, len(store.info.get("vocabulary", ()))
         )
+
+
+def _are_alike(store: Store, one: str, two: str) -> bool:
+    sides = store.dataset.modalities
+    shapes = [store.read(name).shape[1:2] for name in (one, two)]
+    return sides[one].model == sides[two].model and shapes[0] == shapes[1]
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

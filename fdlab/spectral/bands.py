@@ -1,13 +1,15 @@
-"""Fourier band split of a feature along its channels (FD-CMKD, section 3.2)."""
+"""Band split of a feature along its channels, by Fourier (FD-CMKD, section 3.2) or otherwise."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 import torch
 
 from fdlab.core.errors import UserError, name_unknown
+from fdlab.spectral.bases import make_basis, order_channels, require_basis
 
 DC_RULES = ("drop", "low", "own")
 
@@ -32,8 +34,22 @@ def count_low_bins(dim: int, cutoff: float) -> int:
     return math.floor(cutoff * (dim // 2) + 1e-9)
 
 
+def count_low_dims(dim: int, cutoff: float) -> int:
+    """How many of the D - 1 dimensions beside the DC are low: two per bin, one for the Nyquist bin.
+
+    Every basis splits by this number, so that their bands have equally many dimensions.
+    """
+    edge = count_low_bins(dim, cutoff)
+    return 2 * edge - (dim % 2 == 0 and edge == dim // 2)
+
+
 def split_bands(
-    feature: torch.Tensor, cutoff: float = 0.5, dc: str = "drop", dim: int = -1
+    feature: torch.Tensor,
+    cutoff: float = 0.5,
+    dc: str = "drop",
+    dim: int = -1,
+    basis: str = "dft",
+    seed: int = 0,
 ) -> BandSplit:
     """Split a real feature (…, D, …) into a low and a high band of the same shape.
 
@@ -42,6 +58,9 @@ def split_bands(
     trains; low + high = feature - mean), "low" in the low band (as its Table 1 measures; low + high
     = feature), "own" in a third one. Exact for odd and even D. Half precision is computed in
     float32, since a half-precision FFT takes only powers of two; float64 stays float64.
+
+    basis: another orthonormal basis in place of Fourier's (`spectral.bases`), split after the same
+    number of dimensions, its row 0 in the part of the DC; seed: of a basis that is drawn.
     """
     if dc not in DC_RULES:
         raise name_unknown("rule for the DC", dc, DC_RULES)
@@ -49,17 +68,59 @@ def split_bands(
         raise UserError(f"split_bands takes a real floating-point feature, not {feature.dtype}")
     if feature.dtype in (torch.float16, torch.bfloat16):
         feature = feature.float()
-    size = feature.shape[dim]
-    edge = count_low_bins(size, cutoff)
-    mean = feature.mean(dim=dim, keepdim=True)
-    spectrum = torch.fft.rfft(feature - mean, dim=dim)
-    bins = torch.arange(spectrum.shape[dim], device=feature.device)
-    shape = [1] * feature.ndim
-    shape[dim] = -1
-    keep = ((bins >= 1) & (bins <= edge)).view(shape)
-    low = torch.fft.irfft(spectrum * keep, n=size, dim=dim)
+    require_basis(basis)
+    feature = feature.movedim(dim, -1)
+    if basis == "dft":
+        mean, low = _split_fourier(feature, cutoff)
+    elif basis == "permuted":
+        order = torch.from_numpy(order_channels(feature.shape[-1], seed)).to(feature.device)
+        mean, low = _split_fourier(feature[..., order], cutoff)
+        low = low[..., torch.argsort(order)]
+    else:
+        mean, low = _split_basis(feature, cutoff, basis, seed)
     # The high band by difference: one transform less, and the two add up to the last bit or two.
     high = feature - mean - low
-    if dc == "low":
-        return BandSplit(low + mean, high)
-    return BandSplit(low, high, mean.expand_as(feature) if dc == "own" else None)
+    parts = [low + mean if dc == "low" else low, high]
+    if dc == "own":
+        parts.append(mean.expand_as(feature))
+    return BandSplit(*(part.movedim(-1, dim) for part in parts))
+
+
+def split_fourier_softly(feature: torch.Tensor, low: torch.Tensor) -> BandSplit:
+    """Split (N, D) by a soft mask: `low` (D//2,) in 0 to 1 is each non-constant bin's low share.
+
+    The DC is in neither band; low + high = feature - mean for every mask.
+    """
+    feature = feature if feature.dtype == torch.float64 else feature.float()
+    spectrum = torch.fft.rfft(feature, dim=-1)
+    mask = torch.cat([low.new_zeros(1), low])
+    part = torch.fft.irfft(spectrum * mask, n=feature.shape[-1], dim=-1)
+    return BandSplit(part, feature - feature.mean(dim=-1, keepdim=True) - part)
+
+
+def _split_fourier(feature: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(…, D) → the DC (…, 1) and the low band without it."""
+    size = feature.shape[-1]
+    edge = count_low_bins(size, cutoff)
+    mean = feature.mean(dim=-1, keepdim=True)
+    spectrum = torch.fft.rfft(feature - mean, dim=-1)
+    bins = torch.arange(spectrum.shape[-1], device=feature.device)
+    keep = (bins >= 1) & (bins <= edge)
+    return mean, torch.fft.irfft(spectrum * keep, n=size, dim=-1)
+
+
+def _split_basis(
+    feature: torch.Tensor, cutoff: float, basis: str, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(…, D) → the part along row 0, and the low band without it."""
+    size = feature.shape[-1]
+    rows = _place_basis(basis, size, seed, feature.dtype, feature.device)
+    first, low = rows[:1], rows[1 : 1 + count_low_dims(size, cutoff)]
+    return (feature @ first.T) @ first, (feature @ low.T) @ low
+
+
+@functools.lru_cache(maxsize=32)
+def _place_basis(
+    basis: str, dim: int, seed: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    return torch.tensor(make_basis(basis, dim, seed), dtype=dtype, device=device)

@@ -64,7 +64,9 @@ class Plan:
         teacher: str | None = None,
         seed: int = 0,
         options: dict[str, Any] | None = None,
+        **others: Any,
     ) -> RunConfig:
+        """A run of the plan; others: further fields of `RunConfig`."""
         return RunConfig(
             dataset=self.dataset,
             student=student,
@@ -74,7 +76,7 @@ class Plan:
             seed=seed,
             width=self.width,
             data_options=self.data_options,
-            train=self.train,
+            **{"train": self.train} | others,
         )
 
 
@@ -105,8 +107,12 @@ def make_plan(
     epochs: int = 0,
     width: int = 0,
     device: str = "auto",
+    study: str = "",
 ) -> Plan:
-    """The preset's plan for a data set; an empty list of seeds, or 0, leaves the preset's value."""
+    """The preset's plan for a data set; an empty list of seeds, or 0, leaves the preset's value.
+
+    study: takes the preset's seeds for that study, where it has fewer.
+    """
     chosen = find_preset(preset)
     choose_device(device)  # refuses an unknown one before anything runs
     definition = DATASETS[dataset]
@@ -114,7 +120,7 @@ def make_plan(
     return Plan(
         dataset=dataset,
         preset=preset,
-        seeds=tuple(read_list("seeds", seeds, int) or chosen.seeds),
+        seeds=tuple(read_list("seeds", seeds, int) or chosen.fewer.get(study, chosen.seeds)),
         width=width or chosen.width,
         train=replace(chosen.train, epochs=epochs or chosen.train.epochs),
         device=device,

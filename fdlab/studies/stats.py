@@ -196,7 +196,7 @@ def _power(effect: float, seeds: int, level: float) -> float:
     freedom = seeds - 1
     edge = stats.t.ppf((1 + level) / 2, freedom)
     shift = effect * math.sqrt(seeds)
-    if shift > 37:  # SciPy's noncentral t underflows there; the power is 1 to double precision
-        return 1.0 if edge < shift / 2 else float(stats.norm.sf(edge - shift))
+    if shift > 37:  # SciPy's noncentral t underflows there; the power is above 0.99
+        return 1.0
     other = stats.nct.cdf(-edge, freedom, shift)  # nan where it is too small for SciPy
     return float(stats.nct.sf(edge, freedom, shift) + np.nan_to_num(other))

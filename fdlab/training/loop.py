@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,8 +18,9 @@ from fdlab.data.paired import PairedData
 from fdlab.methods.base import Sizes, build_method
 from fdlab.models.build import build_model, load_weights, place
 from fdlab.training.evaluate import Learner, score
+from fdlab.training.probe import Probe, choose_steps, probe_terms, stack_probes
 from fdlab.training.schedules import poly
-from fdlab.training.teacher import Teacher
+from fdlab.training.teacher import seat_teacher
 
 Weights = dict[str, torch.Tensor]
 
@@ -30,7 +31,8 @@ class Trained:
 
     curves: see `RunRecord`. weights, predictions: moment → state dict, and moment/split/head →
     (n, K) logits, for the moments "validation" (the epoch with the best raw head on the validation
-    split, the first of equals) and "last". chosen: moment → epoch from 1.
+    split, the first of equals) and "last". chosen: moment → epoch from 1. probes: see
+    `RunConfig.probes`; each array of `probe_terms` stacked over the steps, and `step`.
     """
 
     curves: dict[str, list[float]]
@@ -38,6 +40,7 @@ class Trained:
     predictions: dict[str, torch.Tensor]
     chosen: dict[str, int]
     parameters: dict[str, int]
+    probes: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def train(
@@ -53,7 +56,10 @@ def train(
     left out, since batch norm has no variance there.
     """
     learner = _build_learner(config, data, teacher_model, device)
-    teacher = _seat_teacher(config, data, teacher_model)
+    teacher = None
+    if teacher_model is not None:
+        view = _augmentation(config, data, config.teacher)
+        teacher = seat_teacher(config, data, teacher_model, view)
     optimiser = torch.optim.SGD(
         learner.parameters(),
         lr=config.train.learning_rate,
@@ -65,6 +71,10 @@ def train(
     order = torch.Generator().manual_seed(derive_seed(config.seed, "order"))
     noise = torch.Generator(device).manual_seed(derive_seed(config.seed, "augment"))
     trained = Trained({}, {}, {}, {}, learner.count_parameters())
+    batches = len(_shuffle(data.rows["train"], config.train.batch_size, torch.Generator()))
+    steps = choose_steps(batches * config.train.epochs, config.probes)
+    probes: dict[int, Probe] = {}
+    step = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "dropout", config.student))
         for epoch in range(config.train.epochs):
@@ -81,6 +91,10 @@ def train(
                     noise.set_state(view)  # as released: a pair shares one random view
                 theirs = teacher(rows, noise) if teacher is not None else None
                 terms = learner.method(output, theirs, labels)
+                if step in steps:
+                    own_parameters = list(learner.student.parameters())
+                    probes[step] = probe_terms(terms, output, theirs, own_parameters)
+                step += 1
                 loss = torch.stack(list(terms.values())).sum()
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
@@ -89,6 +103,7 @@ def train(
             _log_epoch(trained, tally.read() | {"lr": rate}, config)
             _judge(trained, learner, data, last=epoch + 1 == config.train.epochs)
             report(epoch + 1)
+    trained.probes = stack_probes(probes)
     return trained
 
 
@@ -113,14 +128,6 @@ class _Tally:
         return dict(zip(names, sums.tolist(), strict=True))
 
 
-def _seat_teacher(
-    config: RunConfig, data: PairedData, teacher_model: nn.Module | None
-) -> Teacher | None:
-    if teacher_model is None:
-        return None
-    return Teacher(teacher_model, data, config.teacher, _augmentation(config, data, config.teacher))
-
-
 def _augmentation(config: RunConfig, data: PairedData, modality: str) -> str:
     return data.store.dataset.modalities[modality].augment if config.train.augment else ""
 
@@ -128,7 +135,9 @@ def _augmentation(config: RunConfig, data: PairedData, modality: str) -> str:
 def _build_learner(
     config: RunConfig, data: PairedData, teacher_model: nn.Module | None, device: torch.device
 ) -> Learner:
-    student = build_model(data.store, config.student, width=config.width, seed=config.seed)
+    student = build_model(
+        data.store, config.student, width=config.width, seed=config.seed, start=config.start
+    )
     if config.weights:
         load_weights(student, Path(config.weights))
     sizes = Sizes(

@@ -28,7 +28,8 @@ def ensure_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[R
     Teachers come first, each once. With one run to train, or one worker, nothing is spawned.
     """
     configs = [complete(config) for config in configs]
-    teachers = [teacher for teacher in map(find_teacher, configs) if teacher]
+    taught = [config for config in configs if config.teacher_kind != "untrained"]
+    teachers = [teacher for teacher in map(find_teacher, taught) if teacher]
     for wave in (teachers, configs):
         _train_missing(wave, device)
     return [ensure_run(config, device=device) for config in configs]

@@ -6,6 +6,7 @@ A run is a plain folder `outputs/runs/<fingerprint>/`:
     validation.safetensors        weights of the best epoch on the validation split
     last.safetensors              weights of the last epoch
     predictions.safetensors       <moment>/<split>/<head> → (n, K) logits, rows in split order
+    probes.safetensors            gradients of the loss terms, where the configuration asks for them
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.progress import say, track
 from fdlab.core.records import RunRecord, Score
 from fdlab.data import DATASETS
-from fdlab.data.paired import PairedData
+from fdlab.data.paired import EVALUATION_BATCH, PairedData
 from fdlab.data.store import Store, prepare
 from fdlab.methods import METHODS
 from fdlab.methods.base import resolve_method_options
 from fdlab.models import MODELS
 from fdlab.models.build import build_model, place, read_weights
+from fdlab.models.settle import settle_norms
 from fdlab.training.loop import Trained, train
 
 CODE = (
@@ -50,6 +52,7 @@ CODE = (
     "fdlab.methods",
     "fdlab.models",
     "fdlab.spectral.bands",
+    "fdlab.spectral.bases",
     "fdlab.training",
 )
 
@@ -71,6 +74,17 @@ class Run:
         if name not in self.predictions:
             raise name_unknown("prediction", name, sorted(self.predictions))
         return self.predictions[name]
+
+    @functools.cached_property
+    def probes(self) -> dict[str, np.ndarray]:
+        """What `probe_terms` measured, stacked over `step`; the terms are those of the curves."""
+        return load_file(self.folder / "probes.safetensors")
+
+    def read_method_weights(self, moment: str = "validation") -> dict[str, torch.Tensor]:
+        """Name → value of the method's own parameters."""
+        weights = read_weights(self.folder / f"{moment}.safetensors")
+        own = {k: v for k, v in weights.items() if k.startswith("method.")}
+        return {name.removeprefix("method."): value for name, value in own.items()}
 
     def load_student(self, store: Store, moment: str = "validation") -> nn.Module:
         """The student network in eval mode on the CPU."""
@@ -94,17 +108,24 @@ def complete(config: RunConfig) -> RunConfig:
     method = METHODS[config.method]
     if dataset.is_features:
         raise UserError(f"{config.dataset} holds features, not inputs: there is nothing to train")
-    for modality in filter(None, (config.student, config.teacher)):
+    for modality in filter(None, (config.student, config.teacher, config.start)):
         if modality not in dataset.modalities:
             raise name_unknown(f"modality of {config.dataset}", modality, dataset.modalities)
     if config.weights and not Path(config.weights).is_file():
         raise UserError(f"{config.weights}: no such weights file")
     options = resolve_method_options(config.method, config.options)
+    config = replace(config, start="" if config.start == config.student else config.start)
     if not method.needs:
-        return replace(config, options=options, teacher=None, teacher_seed=None)
+        plain = {"teacher": None, "teacher_seed": None, "teacher_kind": "trained"}
+        return replace(config, options=options, **plain)
     if config.teacher is None:
         raise UserError(f"{config.method} needs a teacher: give a direction such as audio2image")
     seed = config.seed if config.teacher_seed is None else config.teacher_seed
+    if (config.teacher, seed) == (config.start or config.student, config.seed):
+        raise UserError(
+            f"a teacher of the student's own start ({config.teacher}, seed {seed}) is no other "
+            "network: give another teacher_seed"
+        )
     return replace(config, options=options, teacher_seed=seed)
 
 
@@ -122,6 +143,9 @@ def find_teacher(config: RunConfig) -> RunConfig | None:
             seed=config.teacher_seed,
             teacher_seed=None,
             weights="",
+            teacher_kind="trained",
+            start="",
+            probes=0,
         )
     )
 
@@ -215,14 +239,31 @@ def clean_runs(everything: bool = False) -> list[Path]:
     return removed
 
 
+def build_untrained(
+    store: Store, data: PairedData, modality: str, width: int, seed: int
+) -> nn.Module:
+    """A network as initialised, in eval mode on the data's device: what training starts from.
+
+    Its batch norm is settled on the training inputs; our choice, see `settle_norms`.
+    """
+    model = place(build_model(store, modality, width=width, seed=seed), data.labels.device)
+    rows = data.rows["train"].split(EVALUATION_BATCH)
+    return settle_norms(model.eval(), (data.batch(modality, part) for part in rows))
+
+
 def _train(config: RunConfig, store: Store, folder: Path, device: torch.device) -> Run:
     teacher_config = find_teacher(config)
-    teacher = ensure_run(teacher_config, device=str(device)) if teacher_config else None
+    untrained = config.teacher_kind == "untrained"
+    teacher = None
+    if teacher_config and not untrained:
+        teacher = ensure_run(teacher_config, device=str(device))
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
     sides = [side for side in (config.student, config.teacher) if side]
     data = PairedData.load(store, sides, device)
     model = place(teacher.load_student(store), device) if teacher else None
+    if untrained:
+        model = build_untrained(store, data, config.teacher, config.width, config.teacher_seed)
     label = f"{config.direction} {config.method} seed {config.seed}"
     with measure(device) as cost, track(label, config.train.epochs) as report:
         trained = train(config, data, model, device, report)
@@ -263,6 +304,8 @@ def _write(folder: Path, record: RunRecord, trained: Trained) -> RunRecord:
             save_file({k: v.cpu() for k, v in weights.items()}, beside / f"{moment}.safetensors")
         predictions = {k: v.cpu().clone() for k, v in trained.predictions.items()}
         save_file(predictions, beside / "predictions.safetensors")
+        if trained.probes:
+            save_file(trained.probes, beside / "probes.safetensors")
         names = sorted(path.name for path in beside.iterdir())
         record = replace(record, files=checksums(beside, names))
         record.write(beside / "record.json")
