@@ -11,12 +11,14 @@ from fdlab.core.errors import UserError
 from fdlab.data.planted import BANDS, PlantedOptions, plant
 from fdlab.reference import read_table
 from fdlab.spectral.similarity import (
+    Pair,
+    draw_orders,
+    find_neighbours,
     linear_cka,
+    mutual_neighbours,
     normalise_rows,
     predict_low_cosine,
     row_cosines,
-    shuffle_cka,
-    shuffle_cosines,
 )
 
 
@@ -89,21 +91,82 @@ def test_cka_is_symmetric_between_0_and_1():
 def test_cka_of_features_that_do_not_vary_is_0(value):
     constant, other = np.full((60, 8), value), np.full((60, 8), 1.7 * value)
     assert linear_cka(constant, other) == 0
-    assert not shuffle_cka(constant, other, 3, np.random.default_rng(0)).any()
+    assert linear_cka(constant, other, debiased=True) == 0
+    assert mutual_neighbours(constant, other) == 0
+    orders = draw_orders(60, 3, np.random.default_rng(0))
+    assert not Pair(constant, other).shuffle_cka(orders).any()
 
 
-@pytest.mark.parametrize(
-    "shuffled, measure",
-    [(shuffle_cosines, lambda a, b: row_cosines(a, b).mean()), (shuffle_cka, linear_cka)],
-)
-def test_a_null_equals_recomputing_everything_for_each_shuffle(shuffled, measure):
+def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """Song et al. (2012), equation 5, on Gram matrices without their diagonals, term by term."""
+    n = len(x)
+    k, m = x @ x.T, y @ y.T
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    one = np.ones(n)
+    total = np.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return (total - 2 / (n - 2) * one @ k @ m @ one) / (n * (n - 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_debiased_cka_is_the_ratio_of_songs_estimators(seed):
+    one, two = correlated(seed)
+    expected = unbiased_hsic(one, two) / np.sqrt(unbiased_hsic(one, one) * unbiased_hsic(two, two))
+    assert linear_cka(one, two, debiased=True) == pytest.approx(expected, rel=1e-9)
+
+
+def test_only_the_plain_form_is_biased_for_few_samples():
+    """Unrelated features, more channels than samples: the plain form is far above 0."""
+    found = np.array([
+        (linear_cka(one, two), linear_cka(one, two, debiased=True))
+        for one, two in ((draw(seed, 40, 128), draw(seed + 50, 40, 128)) for seed in range(40))
+    ])  # fmt: skip
+    plain, debiased = found.mean(axis=0)
+    assert plain > 0.7 and abs(debiased) < 0.02
+    assert np.isnan(linear_cka(draw(0, 3, 5), draw(1, 3, 5), debiased=True))
+
+
+@pytest.mark.parametrize("k", [1, 5, 10, 99])
+def test_neighbours_are_those_of_the_sorted_distances(k):
     one, two = correlated()
-    two = two[:, : one.shape[1]]
-    rng = np.random.default_rng(9)
-    expected = [measure(one, two[rng.permutation(len(two))]) for _ in range(20)]
-    found = shuffled(one, two, 20, np.random.default_rng(9))
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-13)
-    assert np.ptp(found) > 0
+    gaps = [distance.squareform(distance.pdist(x)) for x in (one, two)]
+    near = [[set(np.argsort(row)[1 : 1 + k]) for row in gap] for gap in gaps]
+    assert [set(row) for row in find_neighbours(one, k)] == near[0]
+    shared = [len(a & b) / min(k, 39) for a, b in zip(*near, strict=True)]
+    assert mutual_neighbours(one, two, k) == pytest.approx(np.mean(shared))
+    assert mutual_neighbours(one, one @ np.linalg.qr(draw(0, 9, 9))[0] * 3 + 1, k) == 1
+
+
+def test_orders_are_permutations_and_keep_to_their_class_when_asked():
+    labels = np.array([0, 1, 2, 0, 1, 0, 0, 3])
+    for given in (None, labels):
+        orders = draw_orders(8, 200, np.random.default_rng(1), given)
+        assert (np.sort(orders, axis=1) == np.arange(8)).all()
+        same = labels[orders] == labels
+        assert same.all() if given is not None else not same.all()
+    counts = np.array([np.bincount(column, minlength=8) for column in orders.T])
+    assert counts[7, 7] == 200  # alone in its class
+    assert (counts[0, [0, 3, 5, 6]] > 25).all() and counts[0].sum() == 200
+
+
+@pytest.mark.parametrize("width", [9, 60])  # CKA's feature form, and its Gram form
+def test_a_null_equals_recomputing_everything_for_each_order(width):
+    shared = draw(0, 40, 6)
+    one, two = (shared @ draw(i, 6, width) + draw(i + 5, 40, width) + i for i in (1, 2))
+    orders = draw_orders(40, 20, np.random.default_rng(9))
+    pair = Pair(one, two)
+    again = [two[order] for order in orders]
+    np.testing.assert_allclose(
+        pair.shuffle_cosines(orders), [row_cosines(one, y).mean() for y in again], atol=1e-12
+    )
+    plain, debiased = pair.shuffle_cka(orders)
+    np.testing.assert_allclose(plain, [linear_cka(one, y) for y in again], atol=1e-7)
+    np.testing.assert_allclose(debiased, [linear_cka(one, y, True) for y in again], atol=1e-6)
+    np.testing.assert_allclose(
+        pair.shuffle_neighbours(orders), [mutual_neighbours(one, y) for y in again], atol=1e-12
+    )
+    for null in (plain, debiased, pair.shuffle_cosines(orders)):
+        assert np.ptp(null) > 0
 
 
 @pytest.mark.parametrize("mean, sign", [(0.5, 1), (1.0, 1), (2.3, 1), (1.0, -1)])
@@ -144,12 +207,13 @@ def p_value(value: float, null: np.ndarray) -> float:
 @pytest.mark.parametrize("strength, band", [(0.0, "both"), (0.9, "none")])
 def test_nothing_planted_is_no_more_similar_than_shuffled_pairs(strength, band):
     one, two, _ = plant(PlantedOptions(events=400, dim=64, strength=strength, band=band, seed=3))
-    rng = np.random.default_rng(0)
+    orders = draw_orders(400, 200, np.random.default_rng(0))
     for name in ("raw", "low", "high"):
-        a, b = bands(one)[name], bands(two)[name]
-        cosine, null = row_cosines(a, b).mean(), shuffle_cosines(a, b, 200, rng)
-        assert abs(cosine - null.mean()) < 4 * null.std()
-        assert p_value(linear_cka(a, b), shuffle_cka(a, b, 100, rng)) > 0.02
+        pair = Pair(bands(one)[name], bands(two)[name])
+        null = pair.shuffle_cosines(orders)
+        assert abs(pair.cosine - null.mean()) < 4 * null.std()
+        assert p_value(pair.cka, pair.shuffle_cka(orders)[0]) > 0.02
+        assert p_value(pair.neighbours, pair.shuffle_neighbours(orders)) > 0.02
 
 
 @pytest.mark.parametrize("band, other", [("low", "high"), ("high", "low")])
@@ -157,12 +221,14 @@ def test_nothing_planted_is_no_more_similar_than_shuffled_pairs(strength, band):
 def test_a_shared_band_is_seen_there_with_its_strength_and_not_in_the_other(band, other, strength):
     one, two, _ = plant(PlantedOptions(events=800, dim=128, strength=strength, band=band, seed=1))
     one, two = bands(one), bands(two)
-    rng = np.random.default_rng(0)
-    assert row_cosines(one[band], two[band]).mean() == pytest.approx(strength, abs=0.03)
-    assert abs(row_cosines(one[other], two[other]).mean()) < 0.02
-    inside, outside = (shuffle_cka(one[b], two[b], 100, rng) for b in (band, other))
-    assert linear_cka(one[band], two[band]) > inside.max()
-    assert p_value(linear_cka(one[other], two[other]), outside) > 0.02
+    inside, outside = (Pair(one[b], two[b]) for b in (band, other))
+    orders = draw_orders(800, 100, np.random.default_rng(0))
+    assert inside.cosine == pytest.approx(strength, abs=0.03)
+    assert abs(outside.cosine) < 0.02
+    assert inside.cka > inside.shuffle_cka(orders)[0].max()
+    assert inside.cka_debiased > inside.shuffle_cka(orders)[1].max()
+    assert inside.neighbours > inside.shuffle_neighbours(orders).max()
+    assert p_value(outside.cka, outside.shuffle_cka(orders)[0]) > 0.02
 
 
 @pytest.mark.parametrize("mean, ratio", [(0.0, 1.0), (1.5, 0.25), (-2.0, 4.0)])
