@@ -55,9 +55,27 @@ MODALITY_COLORS = {
 SPARE = ("#0072B2", "#CC79A7", "#999933", "#882255", "#44AA99")
 INK = "#222222"
 CONTROL = "#0072B2"  # whatever a control predicts or reaches
+# Nulls of the similarity study: Tol's bright scheme, with the words of a legend.
+NULLS = {
+    "shuffled": ("#4477AA", "pairs shuffled"),
+    "in_class": ("#66CCEE", "pairs shuffled in class"),
+    "one_side": ("#CCBB44", "channels of one side permuted"),
+    "reordered": ("#AA3377", "channels of both in one random order"),
+    "random": ("#228833", "random split, constant apart"),
+    "free": ("#99C18B", "random split, constant not apart"),
+    "untrained": ("#BBBBBB", "untrained networks"),
+}
+BAND_COLORS = {
+    "raw": "#555555",
+    "low+dc": "#117733",
+    "low": "#0072B2",
+    "dc": "#999933",
+    "high": "#D55E00",
+}
+BAND_NAMES = {"raw": "raw", "low+dc": "low + DC", "low": "low", "dc": "DC", "high": "high"}
 VERDICT_COLORS = {
-    "supported": "#117733",
-    "not supported": "#882255",
+    "agrees": "#117733",
+    "differs": "#882255",
     "control matches it": "#0072B2",
     "inconclusive": "#777777",
     "not run": "#bbbbbb",

@@ -28,7 +28,7 @@ def build_model(
     """
     dataset = store.dataset
     shape = store.read(modality).shape[1:]
-    if start and not _are_alike(store, modality, start):
+    if start and not have_same_network(store, modality, start):
         raise UserError(f"{modality} cannot start as {start}: their networks differ")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init", start or modality))
@@ -37,7 +37,8 @@ def build_model(
         )
 
 
-def _are_alike(store: Store, one: str, two: str) -> bool:
+def have_same_network(store: Store, one: str, two: str) -> bool:
+    """Whether one side's network may start from the other's weights."""
     sides = store.dataset.modalities
     shapes = [store.read(name).shape[1:2] for name in (one, two)]
     return sides[one].model == sides[two].model and shapes[0] == shapes[1]

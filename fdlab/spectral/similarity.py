@@ -60,7 +60,7 @@ def centre_columns(rows: np.ndarray) -> np.ndarray:
 
 def find_neighbours(rows: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
     """(N, D) → (N, k) indices of each row's nearest other rows, in no order."""
-    rows = centre_columns(rows)
+    rows = centre_columns(rows).astype(np.float32)  # twice as fast, and only orders
     k = min(k, len(rows) - 1)
     energy = np.square(rows).sum(axis=1)
     distances = energy - 2 * (rows @ rows.T)  # less each row's own energy, which orders nothing

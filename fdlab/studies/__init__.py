@@ -8,5 +8,6 @@ STEMS = (
     "distillation",
     "comparison",
     "embedding",
+    "protocol",
     "report",
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUPPORTED = "supported"
-REFUTED = "not supported"
+SUPPORTED = "agrees"
+REFUTED = "differs"
 MATCHED = "control matches it"
 OPEN = "inconclusive"
 NOT_RUN = "not run"

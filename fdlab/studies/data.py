@@ -78,6 +78,14 @@ def read_clips(store: Store, rows: np.ndarray) -> list[tuple[int, np.ndarray, in
     return [(int(store.labels[row]), np.array(clips[row]), rate) for row in rows]
 
 
+def collect_values(values: list, split: np.ndarray) -> list[set]:
+    """Distinct values of one kind of id per split, in the order of `SPLITS`."""
+    return [
+        {value for value, s in zip(values, split, strict=True) if s == i}
+        for i in range(len(SPLITS))
+    ]
+
+
 def _count_shared(values: list[str], split: np.ndarray) -> int:
-    sets = [{value for value, s in zip(values, split, strict=True) if s == i} for i in range(3)]
+    sets = collect_values(values, split)
     return len((sets[0] & sets[1]) | (sets[0] & sets[2]) | (sets[1] & sets[2]))

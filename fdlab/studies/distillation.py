@@ -83,7 +83,7 @@ class Distillation:
                 control="the other terms train the student and its heads without any comparison",
                 verdict=verdict,
                 why=(
-                    f"one run; supported (refuted) where the part is above (below) {FELT:.0%} in "
+                    f"one run; agrees (differs) where the part is above (below) {FELT:.0%} in "
                     "every epoch; a part of the loss, not yet of its gradient"
                 ),
             )
