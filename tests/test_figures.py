@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -18,7 +17,6 @@ from fdlab.figures.plate import Plate, Table
 from fdlab.figures.save import draw_study, redraw, save_study
 from fdlab.figures.style import METHOD_COLORS, METHOD_MARKERS, VENUES, arrow, styled
 from fdlab.studies.plan import make_plan
-from fdlab.studies.scale import measure_scale
 from fdlab.studies.similarity import BANDS, measure_similarity
 
 
@@ -97,16 +95,6 @@ def test_saving_and_redrawing_leave_the_same_figures(result, tmp_path):
         redraw(tmp_path / "nowhere", tmp_path)
     with pytest.raises(UserError, match="unknown study"):
         draw_study("similarty", result, "aaai", tmp_path)
-
-
-def test_scale_bars_stand_on_the_estimates():
-    scale = measure_scale(make_plan("planted", "quick"))
-    module = importlib.import_module("fdlab.figures.scale")
-    axes = module.plates(scale)["bars"].figure.axes
-    for axis, quantity in zip(axes, module.QUANTITIES, strict=True):
-        heights = [bar.get_height() for bar in axis.patches]
-        expected = [scale.estimate(quantity, m).mean for m in scale.modalities]
-        assert heights == pytest.approx(expected)
 
 
 def test_methods_tell_apart_without_hue():

@@ -19,7 +19,6 @@ from fdlab.studies.embedding import embed_features, measure_purity, probe_modali
 from fdlab.studies.gradients import find_credit, measure_gradients, trace_losses
 from fdlab.studies.plan import make_plan
 from fdlab.studies.report import collect_report
-from fdlab.studies.scale import measure_dc_share, measure_scale
 from fdlab.studies.similarity import (
     Similarity,
     compare_features,
@@ -108,20 +107,6 @@ def test_bands_of_a_bank_add_up():
     bands = split_all(one, 0.5)
     assert np.allclose(bands["low+dc"] + bands["high"], one)
     assert np.allclose(bands["low"] + bands["high"], one - one.mean(axis=1, keepdims=True))
-
-
-def test_scale_recovers_the_planted_mean_and_ratio(planted):
-    result = measure_scale(planted)
-    assert result.estimate("mean", "first").mean == pytest.approx(1.0, abs=0.01)
-    assert result.estimate("deviation", "first").mean == pytest.approx(1.0, abs=0.02)
-    assert result.estimate("dc_share", "first").mean == pytest.approx(0.5, abs=0.02)
-    one, two, _ = plant(PlantedOptions(ratio=3.0))
-    assert two.std() / one.std() == pytest.approx(3.0, rel=0.02)
-
-
-def test_dc_share_is_one_for_a_constant_and_zero_without_a_mean():
-    assert measure_dc_share(np.full((5, 8), 2.0)) == pytest.approx(1.0)
-    assert measure_dc_share(np.array([[1.0, -1.0], [3.0, -3.0]])) == 0.0
 
 
 def test_the_loss_curves_are_the_closed_forms():

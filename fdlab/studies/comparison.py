@@ -48,7 +48,8 @@ class Comparison:
     """contrasts: "a-b" → direction → [Estimate over seeds, Estimate over samples] of a minus b.
 
     The contrast "heads_only-half" is heads_only minus the middle between none and fdcmkd: above 0,
-    the heads without a teacher reach more than half of the gain. runs: fingerprints of every run that the numbers come from, teachers included.
+    the heads without a teacher reach more than half of the gain. runs: fingerprints of every run
+    that the numbers come from, teachers included.
     """
 
     dataset: str

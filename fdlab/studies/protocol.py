@@ -371,8 +371,8 @@ class Protocol:
             ),
             verdict=verdict if len(self.seeds) > 1 else OPEN,
             why=(
-                "refuted where a pair's order turns and both intervals over seeds exclude 0; "
-                "supported where no pair's means turn; open where only undecided pairs do, or "
+                "differs where a pair's order turns and both intervals over seeds exclude 0; "
+                "agrees where no pair's means turn; open where only undecided pairs do, or "
                 f"with one seed; {FAIR}: best epoch and head on validation"
             ),
         )
