@@ -15,7 +15,6 @@ from fdlab.data.planted import PlantedOptions, plant
 from fdlab.studies import STEMS, claims, stats
 from fdlab.studies.comparison import compare_methods, find_published, judge
 from fdlab.studies.distillation import follow_run
-from fdlab.studies.embedding import embed_features, measure_purity, probe_modality
 from fdlab.studies.gradients import find_credit, measure_gradients, trace_losses
 from fdlab.studies.plan import make_plan
 from fdlab.studies.report import collect_report
@@ -199,26 +198,6 @@ def test_following_a_run_reports_every_rule(smoke):
     assert sum(v[-1] for v in result.terms.values()) == pytest.approx(
         sum(record.curves[f"loss/{name}"][-1] for name in result.terms)
     )
-
-
-def test_purity_and_probe_find_what_is_planted():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(4), 30)
-    centres = 8 * rng.standard_normal((4, 16))
-    apart = centres[labels] + rng.standard_normal((120, 16))
-    assert measure_purity(apart, labels).mean() > 0.95
-    assert measure_purity(rng.standard_normal((120, 16)), labels).mean() < 0.4
-    same = rng.standard_normal((120, 16))
-    assert probe_modality(same, same + 3) > 0.99
-    other = rng.standard_normal((120, 16))
-    assert 0.3 < probe_modality(same, other) < 0.7
-
-
-def test_an_embedding_is_the_same_for_the_same_seed(smoke):
-    ask = {"direction": "text2audio", "methods": ["none"], "perplexity": 10.0}
-    one, two = (embed_features(smoke, **ask) for _ in range(2))
-    assert np.array_equal(one.panels[0].points, two.panels[0].points)
-    assert one.panels[0].points.shape == (2 * one.n, 2)
 
 
 def test_results_survive_their_file(planted, tmp_path):

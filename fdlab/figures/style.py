@@ -55,6 +55,26 @@ MODALITY_COLORS = {
 SPARE = ("#0072B2", "#CC79A7", "#999933", "#882255", "#44AA99")
 INK = "#222222"
 CONTROL = "#0072B2"  # whatever a control predicts or reaches
+# Loss terms: the raw head grey, band heads orange, align heads blue, distances green and red; the
+# low band's line is whole, the high band's broken.
+TERM_STYLES = {
+    "task": ("#777777", "-"),
+    "task_low": ("#E69F00", "-"),
+    "task_high": ("#E69F00", "--"),
+    "align_low": ("#56B4E9", "-"),
+    "align_high": ("#56B4E9", "--"),
+    "low": ("#009E73", "-"),
+    "high": ("#D55E00", "--"),
+}
+TERM_NAMES = {
+    "task": "raw head",
+    "task_low": "low head",
+    "task_high": "high head",
+    "align_low": "low align",
+    "align_high": "high align",
+    "low": "low distance",
+    "high": "high distance",
+}
 # Nulls of the similarity study: Tol's bright scheme, with the words of a legend.
 NULLS = {
     "shuffled": ("#4477AA", "pairs shuffled"),

@@ -30,11 +30,14 @@ def probe_terms(
 
     terms: name → scalar, T of them, weights included. Returns `value` (T,); `feature` and
     `parameters` (T, T): the inner products of the terms' gradients, whose diagonal holds the
-    squared norms, at the pooled feature (N, D) and at the parameters; `student` and, with a
-    teacher, `teacher` (N, D): the features themselves. A term that does not reach a place has a
-    zero gradient there. The graph is kept, so that the step can go on.
+    squared norms, at the last map before its pooling and at the parameters; `student` and, with a
+    teacher, `teacher` (N, D): the pooled features themselves. The map, and not the pooled vector,
+    since the network's own head pools after the ReLU and would not pass through the vector at all.
+    A term that does not reach a place has a zero gradient there. The graph is kept, so that the
+    step can go on.
     """
-    places = {"feature": [student.feature], "parameters": parameters}
+    last = [*student.maps.values(), student.feature][-2 if student.maps else -1]
+    places = {"feature": [last], "parameters": parameters}
     rows: dict[str, list[torch.Tensor]] = {place: [] for place in places}
     for term in terms.values():
         wanted = [tensor for tensors in places.values() for tensor in tensors]
