@@ -70,6 +70,7 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", default="", help="some notebooks, such as 02,05")
     sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
     sub.add_argument("--force", action="store_true", help="run notebooks that are done already")
+    sub.add_argument("--dry-run", action="store_true", help="count runs and time, train nothing")
     _add_values(sub, "-p", "parameter of the notebooks, such as seeds=[0,1]; may be repeated")
 
     sub = add("train", _train, "train one run, or find it")
@@ -115,6 +116,7 @@ def _build_parser() -> argparse.ArgumentParser:
     sub = add("redraw", _redraw, "draw published results again, without training")
     add_choice(sub)
     sub.add_argument("--venue", default="aaai", help="column widths: aaai, cvpr, icml, neurips")
+    sub.add_argument("--marks", default="tested", help="best rows: tested, or paper")
     return parser
 
 
@@ -136,6 +138,11 @@ def _reproduce(options) -> int:
         jobs=options.jobs,
         force=options.force,
     )
+    if options.dry_run:
+        from fdlab.execute.forecast import forecast
+
+        print("\n".join(forecast(suite).describe()))
+        return 0
     summary = run_suite(suite)
     for name, error in summary.failed.items():
         print(f"fdlab: {name} failed: {error}", file=sys.stderr)
@@ -292,5 +299,5 @@ def _redraw(options) -> None:
 
     name = f"{options.dataset}-{options.preset}"
     target = paths.outputs() / "redrawn" / name
-    drawn = redraw(paths.reference() / name, target, options.venue)
+    drawn = redraw(paths.reference() / name, target, options.venue, options.marks)
     print(f"fdlab: drew {', '.join(drawn)} at {target}")

@@ -13,7 +13,8 @@ from fdlab.core.estimate import Estimate
 from fdlab.core.results import read_result, write_result
 from fdlab.data.planted import PlantedOptions, plant
 from fdlab.studies import STEMS, claims, stats
-from fdlab.studies.comparison import compare_methods, find_published, judge
+from fdlab.studies.comparison import compare_methods, find_published
+from fdlab.studies.contrast import contrast_gaps, judge
 from fdlab.studies.distillation import follow_run
 from fdlab.studies.gradients import find_credit, measure_gradients, trace_losses
 from fdlab.studies.plan import make_plan
@@ -168,15 +169,18 @@ def test_a_comparison_pairs_seeds_and_samples(smoke):
     base, ours = result.find("text2audio", "none"), result.find("text2audio", "fdcmkd")
     gaps = ours.values["validation"] - base.values["validation"]
     assert ours.gain.mean == pytest.approx(gaps.mean()) and ours.gain.n == 2
-    assert ours.gain_samples.mean == pytest.approx(ours.gain.mean) and ours.gain_samples.n == 67
+    assert (
+        ours.versus_none.samples.mean == pytest.approx(ours.gain.mean)
+        and ours.versus_none.samples.n == 67
+    )
     assert base.gain.mean == 0 and ours.optimism.mean >= 0
     assert ours.extra_parameters == 4 * (64 + 1) * 10 and base.extra_parameters == 0
-    contrast = result.contrasts["fdcmkd-heads_only"]["text2audio"][0].mean
+    contrast = result.contrasts["fdcmkd-heads_only"]["text2audio"].seeds.mean
     heads = result.find("text2audio", "heads_only").values["validation"]
     assert contrast == pytest.approx((ours.values["validation"] - heads).mean())
     assert len(result.runs) == 8  # three methods and the teacher, two seeds
     assert "n = 67" in result.finding() and len(result.claims()) == 3
-    half = result.contrasts["heads_only-half"]["text2audio"][0].mean
+    half = result.contrasts["heads_only-half"]["text2audio"].seeds.mean
     assert half == pytest.approx(
         (heads - (ours.values["validation"] + base.values["validation"]) / 2).mean()
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fdlab.core.estimate import Estimate
+from fdlab.figures.marks import MARKS, describe_contrast, explain_contrast, explain_marks
 from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import INK, arrow, color_method, mark_method, name_method
 from fdlab.studies.comparison import Comparison
@@ -67,52 +68,45 @@ def _draw(result: Comparison, venue: str, draw, rows: int) -> Plate:
     return Plate.draw(paint, venue, height=height, wide=columns > 1, columns=columns, sharey=True)
 
 
-def tables(result: Comparison) -> dict[str, Table]:
+def tables(result: Comparison, marks: str = "tested") -> dict[str, Table]:
+    """marks: "tested" sets the best two rows apart where the difference holds, "paper" always."""
     rows = []
     for direction in result.directions:
         for method in result.methods:
             cell = result.find(direction, method)
+            mark = MARKS[result.marks[marks][direction][method]]
             row = {
                 "direction": direction,
                 "method": method,
-                "accuracy (%)": cell.accuracy["validation"].format(1),
-                "gain": "" if method == "none" else cell.gain.format(1, sign=True),
-                "gain, over samples": (
-                    "" if method == "none" else cell.gain_samples.format(1, sign=True)
-                ),
+                "accuracy (%)": cell.accuracy["validation"].format(1) + mark,
                 "last epoch": f"{cell.accuracy['last'].mean:.1f}",
                 "published rule": f"{cell.accuracy['published'].mean:.1f}",
                 "optimism": cell.optimism.format(1, sign=True),
                 "extra parameters": str(cell.extra_parameters),
             }
+            if method != "none":
+                row |= describe_contrast(cell.versus_none)
             if cell.published is not None:
                 row["paper"] = f"{cell.published:.1f}"
             rows.append(row)
-    caption = (
-        f"Methods on {result.dataset} (preset {result.preset}), {len(result.seeds)} seeds, "
-        f"n = {result.n} test samples. Accuracy: raw head at the best validation epoch, 95 % "
-        f"interval over seeds. Gain: to none, paired by seed; then with the interval over test "
-        f"samples. Published rule: best epoch and best head on the test set; optimism: its surplus."
+    about = (
+        f"on {result.dataset} (preset {result.preset}), {len(result.seeds)} seeds, "
+        f"n = {result.n} test samples"
     )
+    caption = (
+        f"Methods {about}. Accuracy: raw head at the best validation epoch, 95 % interval over "
+        f"seeds. Published rule: best epoch and best head on the test set; optimism: its surplus. "
+        f"{explain_contrast('none, in the same direction')} {explain_marks(marks)}"
+    )
+    contrasts = [
+        {"contrast": name.replace("-", " - "), "direction": direction} | describe_contrast(found)
+        for name, ways in result.contrasts.items()
+        for direction, found in ways.items()
+    ]
     return {
         "methods": Table(pd.DataFrame(rows).fillna(""), caption),
-        "contrasts": _tabulate_contrasts(result),
+        "contrasts": Table(
+            pd.DataFrame(contrasts).fillna(""),
+            f"Paired differences in test accuracy {about}. {explain_contrast('the second')}",
+        ),
     }
-
-
-def _tabulate_contrasts(result: Comparison) -> Table:
-    rows = [
-        {
-            "contrast": name.replace("-", " - "),
-            "direction": direction,
-            "points, over seeds": over_seeds.format(1, sign=True),
-            "points, over samples": over_samples.format(1, sign=True),
-        }
-        for name, ways in result.contrasts.items()
-        for direction, (over_seeds, over_samples) in ways.items()
-    ]
-    caption = (
-        f"Paired differences in test accuracy on {result.dataset} (preset {result.preset}), "
-        f"{len(result.seeds)} seeds, n = {result.n}, 95 % intervals."
-    )
-    return Table(pd.DataFrame(rows), caption)

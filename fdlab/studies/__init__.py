@@ -8,6 +8,8 @@ STEMS = (
     "distillation",
     "comparison",
     "embedding",
+    "ablation",
+    "sensitivity",
     "protocol",
     "report",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fdlab.core import paths
+from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device
 from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.seeding import derive_seed
@@ -28,13 +29,29 @@ def load_unimodal_banks(
     whose initialisation the networks take, see `RunConfig`. modalities: all where none are named.
     """
     store = plan.open_store()
-    wanted = [(modality, seed) for modality in modalities or plan.modalities for seed in plan.seeds]
     if plan.definition.is_features:
-        return {(modality, seed): read_bank(store, modality, split) for modality, seed in wanted}
-    configs = [plan.configure(modality, seed=seed, start=start) for modality, seed in wanted]
-    runs = ensure_runs(configs, device=plan.device)
+        return {
+            (modality, seed): read_bank(store, modality, split)
+            for modality in modalities or plan.modalities
+            for seed in plan.seeds
+        }
+    configs = configure_unimodal(plan, start=start, modalities=modalities)
+    runs = ensure_runs(configs.values(), device=plan.device)
     banks = [load_bank(run, store, split, plan.device) for run in runs]
-    return dict(zip(wanted, banks, strict=True))
+    return dict(zip(configs, banks, strict=True))
+
+
+def configure_unimodal(
+    plan: Plan, *, start: str = "", modalities: list[str] | None = None
+) -> dict[tuple[str, int], RunConfig]:
+    """(modality, seed) → the run of its own network; none where the data are features."""
+    if plan.definition.is_features:
+        return {}
+    return {
+        (modality, seed): plan.configure(modality, seed=seed, start=start)
+        for modality in modalities or plan.modalities
+        for seed in plan.seeds
+    }
 
 
 def are_alike(plan: Plan, one: str, two: str) -> bool:

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fdlab.core.config import Direction
+from fdlab.core.config import Direction, RunConfig
 from fdlab.core.estimate import Estimate
 from fdlab.reference import read_table
-from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
+from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
+from fdlab.studies.contrast import (
+    Contrast,
+    contrast_answers,
+    contrast_gaps,
+    correct_contrasts,
+    judge,
+)
 from fdlab.studies.plan import Plan, read_list
-from fdlab.studies.stats import average_samples, average_seeds
+from fdlab.studies.ranking import CONVENTIONS, mark_rows
+from fdlab.studies.stats import average_seeds
 from fdlab.training.evaluate import find_correct
 from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import Run
@@ -26,26 +34,31 @@ SHARED = "and the control matches where heads_only reaches more than half of the
 class Cell:
     """One method in one direction, over seeds; accuracies are percentages.
 
-    accuracy: rule → Estimate over seeds. gain: difference to `none`, paired by seed, under the
-    validation rule. gain_samples: the same difference averaged over seeds, with its interval over
-    the test samples. optimism: published minus validation-selected. values: rule → (S,).
+    accuracy: rule → Estimate over seeds. versus_none: the difference to `none` under the validation
+    rule, Holm-corrected over the methods of the direction. optimism: published minus
+    validation-selected. values: rule → (S,).
     """
 
     direction: str
     method: str
     accuracy: dict[str, Estimate]
-    gain: Estimate
-    gain_samples: Estimate
+    versus_none: Contrast
     optimism: Estimate
     values: dict[str, np.ndarray]
     extra_parameters: int
     seconds: float
     published: float | None
 
+    @property
+    def gain(self) -> Estimate:
+        """Points above `none`, over seeds."""
+        return self.versus_none.seeds
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """contrasts: "a-b" → direction → [Estimate over seeds, Estimate over samples] of a minus b.
+    """contrasts: "a-b" → direction → a minus b, Holm-corrected over the contrasts of a direction.
+    marks: convention → direction → method → "best", "second" or "", see `ranking.mark_rows`.
 
     The contrast "heads_only-half" is heads_only minus the middle between none and fdcmkd: above 0,
     the heads without a teacher reach more than half of the gain. runs: fingerprints of every run
@@ -57,7 +70,8 @@ class Comparison:
     n: int
     seeds: list[int]
     cells: list[Cell]
-    contrasts: dict[str, dict[str, list[Estimate]]]
+    contrasts: dict[str, dict[str, Contrast]]
+    marks: dict[str, dict[str, dict[str, str]]]
     runs: list[str]
 
     @property
@@ -114,7 +128,7 @@ class Comparison:
     def _claim(self, versus: str, words: str, where: str) -> Claim:
         contrast = self.contrasts[f"fdcmkd-{versus}"]
         control = self.contrasts.get("fdcmkd-heads_only", {})
-        own, verdict = judge(list(contrast.values())), self._weigh(contrast)
+        own, verdict = judge(contrast.values()), self._weigh(contrast)
         why = f"{RULE}; agrees only where heads_only is beaten too, {SHARED}"
         if own == SUPPORTED and verdict == OPEN:
             why = (
@@ -132,21 +146,21 @@ class Comparison:
             why=why,
         )
 
-    def _weigh(self, contrast: dict[str, list[Estimate]]) -> str:
+    def _weigh(self, contrast: dict[str, Contrast]) -> str:
         """The verdict on a contrast, unless heads_only may explain it."""
-        verdict = judge(list(contrast.values()))
+        verdict = judge(contrast.values())
         control = self.contrasts.get("fdcmkd-heads_only")
-        if verdict != SUPPORTED or control is None or judge(list(control.values())) == SUPPORTED:
+        if verdict != SUPPORTED or control is None or judge(control.values()) == SUPPORTED:
             return verdict
-        half = judge(list(self.contrasts["heads_only-half"].values()))
+        half = judge(self.contrasts["heads_only-half"].values())
         return MATCHED if half == SUPPORTED else OPEN
 
     def _claim_teacher(self) -> Claim:
         contrast = self.contrasts["fdcmkd-heads_only"]
         half = self.contrasts["heads_only-half"]
         gains = {d: self.find(d, "heads_only").gain for d in self.directions}
-        verdict = judge(list(contrast.values()))
-        if verdict != SUPPORTED and judge(list(half.values())) == SUPPORTED:
+        verdict = judge(contrast.values())
+        if verdict != SUPPORTED and judge(half.values()) == SUPPORTED:
             verdict = MATCHED
         return Claim(
             statement="The gain comes from the other modality's teacher",
@@ -161,51 +175,58 @@ class Comparison:
         )
 
 
-def judge(contrast: list[list[Estimate]]) -> str:
-    """Verdict on "the difference is above 0" from [over seeds, over samples] per direction."""
-    above = [all(e.excludes(0) and e.mean > 0 for e in pair) for pair in contrast]
-    below = [all(e.excludes(0) and e.mean < 0 for e in pair) for pair in contrast]
-    return SUPPORTED if all(above) else REFUTED if all(below) else OPEN
+def configure_methods(
+    plan: Plan, methods: list[str] | str, directions: list[str] | str | None = None
+) -> dict[tuple[str, str, int], RunConfig]:
+    """(direction, method, seed) → its run; `none` is always among the methods."""
+    methods = ["none", *(m for m in read_list("methods", methods, str) if m != "none")]
+    return {
+        (str(way), m, seed): plan.configure(way.student, m, way.teacher, seed)
+        for way in plan.choose_directions(directions)
+        for m in methods
+        for seed in plan.seeds
+    }
 
 
 def compare_methods(
     plan: Plan, *, methods: list[str] | str, directions: list[str] | str | None = None
 ) -> Comparison:
     """Train or find every method × direction × seed and compare them, paired by seed and sample."""
-    methods = ["none", *(m for m in read_list("methods", methods, str) if m != "none")]
-    ways = plan.choose_directions(directions)
-    keys = [(str(way), m, seed) for way in ways for m in methods for seed in plan.seeds]
-    parsed = {str(way): way for way in ways}
-    configs = [plan.configure(parsed[d].student, m, parsed[d].teacher, seed) for d, m, seed in keys]
-    runs = dict(zip(keys, ensure_runs(configs, device=plan.device), strict=True))
+    configs = configure_methods(plan, methods, directions)
+    runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
+    ways, methods = (list(dict.fromkeys(key[i] for key in configs)) for i in range(2))
     store = plan.open_store()
     labels = np.array(store.labels[store.rows("test")])
     right = {key: find_correct(run.read_logits(), labels) for key, run in runs.items()}
 
-    def stack(direction: str, method: str) -> np.ndarray:
-        """(S, n) right answers in percent."""
-        return np.stack([right[direction, method, s] * 100.0 for s in plan.seeds])
+    answers = {
+        (way, m): np.stack([right[way, m, s] for s in plan.seeds]) for way in ways for m in methods
+    }  # (S, n) each
 
-    def contrast(direction: str, one: str, two: str) -> list[Estimate]:
-        """[over seeds, over samples], in points."""
-        return _average_gaps(stack(direction, one) - stack(direction, two))
+    def contrast(way: str, pairs: list[tuple[str, str]]) -> dict[str, Contrast]:
+        found = {f"{a}-{b}": (answers[way, a], answers[way, b]) for a, b in pairs}
+        return correct_contrasts({name: contrast_answers(*pair) for name, pair in found.items()})
 
-    cells = [
-        _summarise(plan, str(way), m, [runs[str(way), m, s] for s in plan.seeds],
-                   contrast(str(way), m, "none"))
-        for way in ways for m in methods
-    ]  # fmt: skip
-    versus = [m for m in ("none", "kd", "feat", "heads_only") if m in methods]
-    contrasts = {
-        f"fdcmkd-{m}": {str(way): contrast(str(way), "fdcmkd", m) for way in ways}
-        for m in versus
-        if "fdcmkd" in methods
-    }
-    if {"fdcmkd", "heads_only"} <= set(methods):
-        for way in map(str, ways):
-            middle = (stack(way, "none") + stack(way, "fdcmkd")) / 2
-            half = _average_gaps(stack(way, "heads_only") - middle)
+    cells, contrasts = [], {}
+    ours = [("fdcmkd", m) for m in ("none", "kd", "feat", "heads_only")]
+    for way in ways:
+        gains = contrast(way, [(m, "none") for m in methods[1:]])
+        gains |= {"none-none": contrast_answers(*[answers[way, "none"]] * 2)}
+        for method in methods:
+            group = [runs[way, method, seed] for seed in plan.seeds]
+            cells.append(_summarise(plan, way, method, group, gains[f"{method}-none"]))
+        for name, found in contrast(way, [p for p in ours if set(p) <= set(methods)]).items():
+            contrasts.setdefault(name, {})[way] = found
+        if {"fdcmkd", "heads_only"} <= set(methods):
+            middle = (answers[way, "none"] + answers[way, "fdcmkd"].astype(float)) / 2
+            half = contrast_gaps(100 * (answers[way, "heads_only"] - middle))
             contrasts.setdefault("heads_only-half", {})[way] = half
+    marks = {
+        convention: {
+            way: mark_rows({m: answers[way, m] for m in methods}, convention) for way in ways
+        }
+        for convention in CONVENTIONS
+    }
     records = [run.record for run in runs.values()]
     sources = {r.fingerprint for r in records} | {r.teacher for r in records if r.teacher}
     return Comparison(
@@ -215,17 +236,13 @@ def compare_methods(
         list(plan.seeds),
         cells,
         contrasts,
+        marks,
         sorted(sources),
     )
 
 
-def _average_gaps(gaps: np.ndarray) -> list[Estimate]:
-    """(S, n) differences → [over seeds, over samples]."""
-    return [average_seeds(gaps.mean(axis=1)), average_samples(gaps.mean(axis=0))]
-
-
 def _summarise(
-    plan: Plan, direction: str, method: str, runs: list[Run], gain: list[Estimate]
+    plan: Plan, direction: str, method: str, runs: list[Run], versus_none: Contrast
 ) -> Cell:
     values = {
         rule: np.array([100 * run.record.scores[rule].accuracy for run in runs]) for rule in RULES
@@ -234,8 +251,7 @@ def _summarise(
         direction=direction,
         method=method,
         accuracy={rule: average_seeds(v) for rule, v in values.items()},
-        gain=gain[0],
-        gain_samples=gain[1],
+        versus_none=versus_none,
         optimism=average_seeds(values["published"] - values["validation"]),
         values=values,
         extra_parameters=runs[0].record.parameters["method"],
@@ -265,5 +281,5 @@ def _published_gap(versus: str) -> str:
     return f"{min(gaps):+.1f} to {max(gaps):+.1f} points over its eight columns, one run each"
 
 
-def _print(contrast: dict[str, list[Estimate]]) -> str:
-    return "; ".join(f"{d} {pair[0].format(1, sign=True)}" for d, pair in contrast.items())
+def _print(contrast: dict[str, Contrast]) -> str:
+    return "; ".join(f"{d} {c.seeds.format(1, sign=True)}" for d, c in contrast.items())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.core.config import Direction
+from fdlab.core.config import Direction, RunConfig
 from fdlab.core.records import RunRecord
 from fdlab.methods import METHODS
 from fdlab.studies.claims import OPEN, REFUTED, SUPPORTED, Claim
@@ -90,16 +90,23 @@ class Distillation:
         ]
 
 
-def follow_run(
-    plan: Plan, *, direction: str, method: str, seed: int, options: dict[str, Any] | None = None
-) -> tuple[Distillation, RunRecord]:
-    """Train or find one run, its teacher and the student's unimodal counterpart."""
+def configure_run(
+    plan: Plan, direction: str, method: str, seed: int, options: dict[str, Any] | None = None
+) -> list[RunConfig]:
+    """The run itself, the student's unimodal counterpart and the teacher's own run."""
     way = Direction.parse(direction, plan.modalities)
-    configs = [
+    return [
         plan.configure(way.student, method, way.teacher, seed, options),
         plan.configure(way.student, seed=seed),
         plan.configure(way.teacher, seed=seed),
     ]
+
+
+def follow_run(
+    plan: Plan, *, direction: str, method: str, seed: int, options: dict[str, Any] | None = None
+) -> tuple[Distillation, RunRecord]:
+    """Train or find one run, its teacher and the student's unimodal counterpart."""
+    configs = configure_run(plan, direction, method, seed, options)
     run, unimodal, teacher = (run.record for run in ensure_runs(configs, device=plan.device))
     result = Distillation(
         dataset=plan.dataset,

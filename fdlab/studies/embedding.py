@@ -13,12 +13,13 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fdlab.core.config import Direction
+from fdlab.core.config import Direction, RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.estimate import Estimate
 from fdlab.features.bank import FeatureBank
 from fdlab.studies.banks import load_bank
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
+from fdlab.studies.comparison import configure_methods
 from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.stats import average_samples, average_seeds
 from fdlab.training.pool import ensure_runs
@@ -234,12 +235,12 @@ def embed_features(
     every seed is measured. A seed is the run's and t-SNE's. All panels are aligned to the first
     (no distillation, first seed, first perplexity, laid flat), since they show the same samples.
     """
-    way = Direction.parse(direction, plan.modalities)
-    methods = ["none", *(m for m in read_list("methods", methods, str) if m != "none")]
+    configs = configure_embedding(plan, direction, methods)
+    methods = list(dict.fromkeys(method for method, _ in configs if method))
     perplexities = read_list("perplexities", perplexities, int) or [30, 10]
     if drawn < 1:
         raise UserError(f"drawn is {drawn}: expected at least 1 of the seeds")
-    teachers, students = _load_banks(plan, way, methods)
+    teachers, students = _load_banks(plan, configs)
     labels = students["none", plan.seeds[0]].labels
     limit = 2 * len(labels) - 1
     if not all(1 <= perplexity <= limit for perplexity in perplexities):
@@ -283,21 +284,28 @@ def embed_features(
     )
 
 
+def configure_embedding(
+    plan: Plan, direction: str, methods: list[str] | str
+) -> dict[tuple[str, int], RunConfig]:
+    """(method, seed) → the student's run, and ("", seed) → the teacher's."""
+    way = Direction.parse(direction, plan.modalities)
+    students = configure_methods(plan, methods, [direction])
+    teachers = {("", seed): plan.configure(way.teacher, seed=seed) for seed in plan.seeds}
+    return teachers | {(method, seed): config for (_, method, seed), config in students.items()}
+
+
 def _load_banks(
-    plan: Plan, way: Direction, methods: list[str]
+    plan: Plan, configs: dict[tuple[str, int], RunConfig]
 ) -> tuple[dict[int, FeatureBank], dict[tuple[str, int], FeatureBank]]:
     """seed → the teacher's bank, and (method, seed) → the student's, over the test split."""
     store = plan.open_store()
-    keys = [(method, seed) for method in methods for seed in plan.seeds]
-    configs = [plan.configure(way.teacher, seed=seed) for seed in plan.seeds]
-    configs += [plan.configure(way.student, m, way.teacher, seed) for m, seed in keys]
-    runs = ensure_runs(configs, device=plan.device)
-    banks = [load_bank(run, store, "test", plan.device) for run in runs]
-    count = len(plan.seeds)
-    return (
-        dict(zip(plan.seeds, banks[:count], strict=True)),
-        dict(zip(keys, banks[count:], strict=True)),
-    )
+    runs = ensure_runs(configs.values(), device=plan.device)
+    banks = {
+        key: load_bank(run, store, "test", plan.device)
+        for key, run in zip(configs, runs, strict=True)
+    }
+    teachers = {seed: bank for (method, seed), bank in banks.items() if not method}
+    return teachers, {key: bank for key, bank in banks.items() if key[0]}
 
 
 def _separate(

@@ -17,7 +17,8 @@ from fdlab.data.store import Store, prepare
 
 @dataclass(frozen=True)
 class Plan:
-    """How the runs of a suite are configured; see `make_plan`."""
+    """How the runs of a suite are configured; see `make_plan`. short: whether the preset has fewer
+    seeds for the study that the plan was made for."""
 
     dataset: str
     preset: str
@@ -26,6 +27,7 @@ class Plan:
     train: TrainConfig
     device: str = "auto"
     data_options: dict[str, Any] = field(default_factory=dict)
+    short: bool = False
 
     @property
     def definition(self) -> Dataset:
@@ -125,4 +127,5 @@ def make_plan(
         train=replace(chosen.train, epochs=epochs or chosen.train.epochs),
         device=device,
         data_options={k: v for k, v in chosen.data_options.items() if k in known},
+        short=study in chosen.fewer,
     )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from scipy.stats import binom, hypergeom
 
+from fdlab.core.config import RunConfig, find_preset
 from fdlab.core.estimate import Estimate
 from fdlab.core.records import RunRecord
 from fdlab.data.store import Store
 from fdlab.studies.claims import OPEN, REFUTED, SUPPORTED, Claim
+from fdlab.studies.comparison import configure_methods
 from fdlab.studies.data import collect_values
 from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.stats import average_seeds
-from fdlab.training.pool import ensure_runs
+from fdlab.training.pool import ensure_runs, find_missing
 from fdlab.training.runs import list_runs
 
 QUESTION = "How much of a number is the rule that read it, and what does the test split repeat?"
@@ -386,6 +388,23 @@ def _weigh(found: list[Estimate]) -> str:
     return SUPPORTED if fair else OPEN
 
 
+def configure_audit(
+    plan: Plan, methods: list[str] | str, directions: list[str] | str | None = None
+) -> dict[tuple[str, str, int], RunConfig]:
+    """(direction, method, seed) → the runs that are read one by one.
+
+    Those of the comparison where all of them are on disk; else, at a preset that is short, those
+    that the ablation trains anyway, so that the audit never trains a table for itself.
+    """
+    configs = configure_methods(plan, methods, directions)
+    asked = read_list("directions", directions, str)
+    few = find_preset(plan.preset).fewer.get("ablation", plan.seeds)
+    if asked or len(few) >= len(plan.seeds) or not find_missing(configs.values()):
+        return configs
+    ways = [str(way) for way in plan.choose_directions()[:1]]
+    return configure_methods(replace(plan, seeds=few), methods, ways)
+
+
 def audit_protocol(
     plan: Plan, *, methods: list[str] | str, directions: list[str] | str | None = None
 ) -> Protocol:
@@ -393,23 +412,21 @@ def audit_protocol(
 
     Runs are found; one that is missing is trained.
     """
-    methods = ["none", *(m for m in read_list("methods", methods, str) if m != "none")]
-    ways = plan.choose_directions(directions)
-    keys = [(way, m, seed) for way in ways for m in methods for seed in plan.seeds]
-    configs = [plan.configure(way.student, m, way.teacher, seed) for way, m, seed in keys]
-    runs = [run.record for run in ensure_runs(configs, device=plan.device)]
-    records = {(str(way), m, s): run for (way, m, s), run in zip(keys, runs, strict=True)}
+    configs = configure_audit(plan, methods, directions)
+    runs = [run.record for run in ensure_runs(configs.values(), device=plan.device)]
+    records = dict(zip(configs, runs, strict=True))
+    ways, methods, seeds = (list(dict.fromkeys(key[i] for key in configs)) for i in range(3))
     store = plan.open_store()
-    logged = [str(ways[0]), "fdcmkd" if "fdcmkd" in methods else methods[-1]]
+    logged = [ways[0], "fdcmkd" if "fdcmkd" in methods else methods[-1]]
     return Protocol(
         dataset=plan.dataset,
         preset=plan.preset,
         n=runs[0].n,
-        seeds=list(plan.seeds),
+        seeds=seeds,
         cells=read_cells(records),
         pools=pool_runs(ASKED, runs) + pool_runs(FOUND, find_alike(plan, store)),
         leaks=find_leaks(store.ids, np.array(store.split)),
-        logs=[open_log(records[*logged, seed]) for seed in plan.seeds],
+        logs=[open_log(records[*logged, seed]) for seed in seeds],
         logged=logged,
         runs=sorted({run.fingerprint for run in runs}),
     )

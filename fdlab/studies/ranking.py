@@ -20,8 +20,8 @@ def mark_rows(answers: dict[str, np.ndarray], convention: str = "tested") -> dic
     beats every row below it: hierarchical bootstrap over seeds and samples, Holm over those
     comparisons, 5 %.
     """
-    if convention not in CONVENTIONS:
-        raise name_unknown("convention of marks", convention, CONVENTIONS)
+    require_convention(convention)
+    answers = {name: np.asarray(rows, dtype=float) for name, rows in answers.items()}
     order = sorted(answers, key=lambda name: -answers[name].mean())
     marks = dict.fromkeys(answers, "")
     for place, mark in enumerate((BEST, SECOND)):
@@ -29,6 +29,11 @@ def mark_rows(answers: dict[str, np.ndarray], convention: str = "tested") -> dic
         if rest and (convention == "paper" or _beats(answers, order[place], rest)):
             marks[order[place]] = mark
     return marks
+
+
+def require_convention(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        raise name_unknown("convention of marks", convention, CONVENTIONS)
 
 
 def _beats(answers: dict[str, np.ndarray], one: str, others: list[str]) -> bool:

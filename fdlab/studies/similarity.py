@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from fdlab.core.config import RunConfig
 from fdlab.core.device import cores
 from fdlab.core.estimate import Estimate
 from fdlab.core.seeding import derive_seed
@@ -15,7 +16,12 @@ from fdlab.reference import read_table
 from fdlab.spectral.bands import count_low_bins, count_low_dims
 from fdlab.spectral.bases import make_basis, require_basis
 from fdlab.spectral.similarity import Pair, draw_orders, predict_low_cosine, row_cosines
-from fdlab.studies.banks import are_alike, load_unimodal_banks, load_untrained_banks
+from fdlab.studies.banks import (
+    are_alike,
+    configure_unimodal,
+    load_unimodal_banks,
+    load_untrained_banks,
+)
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
 from fdlab.studies.detection import Detection, score_detectors
 from fdlab.studies.plan import Plan
@@ -292,9 +298,10 @@ def measure_similarity(
     banks = load_unimodal_banks(plan)
     fresh = {} if features or not untrained else load_untrained_banks(plan, untrained)
     jobs, places = [], []
+    alike = find_alike_pairs(plan)
     for one, two in plan.pairs:
         shared = {}
-        if are_alike(plan, one, two):
+        if (one, two) in alike:
             shared = load_unimodal_banks(plan, start=one, modalities=[two])
         first = banks[one, plan.seeds[0]]
         nodes = [n for n in first.nodes if n in banks[two, plan.seeds[0]].nodes]
@@ -342,6 +349,19 @@ def measure_similarity(
         curves,
         detection,
     )
+
+
+def find_alike_pairs(plan: Plan) -> list[tuple[str, str]]:
+    """Pairs whose second network can start from the first one's weights."""
+    return [pair for pair in plan.pairs if are_alike(plan, *pair)]
+
+
+def configure_similarity(plan: Plan) -> list[RunConfig]:
+    """Every modality's own network, and those that start from another's weights."""
+    configs = [*configure_unimodal(plan).values()]
+    for one, two in find_alike_pairs(plan):
+        configs += configure_unimodal(plan, start=one, modalities=[two]).values()
+    return configs
 
 
 def compare_sides(

@@ -28,20 +28,30 @@ def ensure_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[R
     Teachers come first, each once. With one run to train, or one worker, nothing is spawned.
     """
     configs = [complete(config) for config in configs]
-    taught = [config for config in configs if config.teacher_kind != "untrained"]
-    teachers = [teacher for teacher in map(find_teacher, taught) if teacher]
-    for wave in (teachers, configs):
+    for wave in (find_teachers(configs), configs):
         _train_missing(wave, device)
     return [ensure_run(config, device=device) for config in configs]
 
 
-def _train_missing(configs: list[RunConfig], device: str) -> None:
+def find_teachers(configs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The trained teachers of completed configurations."""
+    taught = (config for config in configs if config.teacher_kind != "untrained")
+    return [teacher for teacher in map(find_teacher, taught) if teacher]
+
+
+def find_missing(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
+    """Fingerprint → configuration of those that are not on disk, each once."""
     missing: dict[str, RunConfig] = {}
-    for config in configs:
+    for config in map(complete, configs):
         store = prepare(config.dataset, config.data_options, workers=count_workers())
         name = fingerprint(config, store)
         if name not in missing and open_run(paths.runs() / name) is None:
             missing[name] = config
+    return missing
+
+
+def _train_missing(configs: list[RunConfig], device: str) -> None:
+    missing = find_missing(configs)
     workers = min(len(missing), count_workers())
     if workers == 1:
         for config in missing.values():

@@ -1,0 +1,158 @@
+"""What a suite would train: the runs that each notebook needs, those that exist, the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fdlab.core import paths
+from fdlab.core.config import RunConfig
+from fdlab.core.device import choose_device, count_workers, describe_device
+from fdlab.data import DATASETS
+from fdlab.data.store import find_store, prepare
+from fdlab.execute.ledger import stem_of
+from fdlab.execute.parameters import read_parameters
+from fdlab.execute.suite import SuiteRun
+from fdlab.studies.ablation import configure_ablation
+from fdlab.studies.banks import configure_unimodal
+from fdlab.studies.comparison import configure_methods
+from fdlab.studies.distillation import configure_run
+from fdlab.studies.embedding import configure_embedding
+from fdlab.studies.gradients import configure_probes
+from fdlab.studies.plan import Plan, make_plan
+from fdlab.studies.protocol import configure_audit
+from fdlab.studies.sensitivity import configure_grid
+from fdlab.studies.similarity import configure_similarity
+from fdlab.training.pool import find_missing, find_teachers
+from fdlab.training.runs import complete, fingerprint, list_runs
+
+Needs = Callable[[Plan, dict[str, Any]], Iterable[RunConfig]]
+
+# Study → its runs, from the same functions that the studies themselves train by.
+NEEDS: dict[str, Needs] = {
+    "similarity": lambda plan, p: configure_similarity(plan),
+    "scale": lambda plan, p: configure_unimodal(plan).values(),
+    "gradients": lambda plan, p: [
+        *configure_unimodal(plan).values(),
+        *(c for g in configure_probes(plan, p["direction"], p["probes"], p["runs"]).values()
+          for c in g),
+    ],
+    "distillation": lambda plan, p: configure_run(plan, p["direction"], p["method"], p["seed"]),
+    "comparison": lambda plan, p: configure_methods(plan, p["methods"], p["directions"]).values(),
+    "embedding": lambda plan, p: configure_embedding(plan, p["direction"], p["methods"]).values(),
+    "ablation": lambda plan, p: configure_ablation(plan, p["tables"], p["directions"]).values(),
+    "sensitivity": lambda plan, p: configure_grid(plan, p["weights"], p["directions"]).values(),
+    "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
+}  # fmt: skip
+PLANNED = ("seeds", "epochs", "width", "device")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """needed: notebook → its runs, teachers included, by fingerprint. missing: those of all
+    notebooks that are not on disk. seconds: estimated for them, nan where nothing like them was
+    trained here yet; basis: what the estimate rests on."""
+
+    needed: dict[str, list[str]]
+    missing: dict[str, RunConfig]
+    seconds: float
+    basis: str
+
+    def describe(self) -> list[str]:
+        """One line per notebook and one in sum; a run that several notebooks share counts for the
+        first of them."""
+        lines, seen = [], set()
+        for notebook, names in self.needed.items():
+            fresh = [name for name in names if name not in seen]
+            seen.update(names)
+            left = sum(name in self.missing for name in fresh)
+            shared = len(names) - len(fresh)
+            also = f", {shared} of them shared with those above" if shared else ""
+            lines.append(f"{notebook:16s} {len(names):4d} runs{also}; {left} to train")
+        total = len(seen)
+        time = "unknown" if np.isnan(self.seconds) else _describe_seconds(self.seconds)
+        lines.append(
+            f"{'in all':16s} {total:4d} runs, {total - len(self.missing)} exist, "
+            f"{len(self.missing)} to train; time left for training: {time} ({self.basis})"
+        )
+        return lines
+
+
+def forecast(suite: SuiteRun) -> Forecast:
+    """Count and estimate; nothing is trained, and no data set is built."""
+    definition = DATASETS[suite.dataset]
+    plan = make_plan(suite.dataset, suite.preset)
+    if find_store(suite.dataset, plan.data_options) is None and not definition.is_features:
+        basis = f"the data set comes first: fdlab data prepare {suite.dataset}"
+        return Forecast({name: [] for name in suite.notebooks}, {}, np.nan, basis)
+    needed, kept = {}, {}
+    for notebook in suite.notebooks:
+        names = {_name(config): config for config in _list_needs(notebook, suite)}
+        needed[notebook] = list(names)
+        kept |= names
+    missing = find_missing(kept.values())
+    seconds, basis = estimate_seconds(missing.values())
+    return Forecast(needed, missing, seconds, basis)
+
+
+def _list_needs(notebook: str, suite: SuiteRun) -> list[RunConfig]:
+    """Completed configurations of a notebook's runs and of their teachers."""
+    stem = stem_of(notebook)
+    if stem not in NEEDS or DATASETS[suite.dataset].is_features:
+        return []
+    own = read_parameters(paths.notebooks() / f"{notebook}.ipynb")
+    values = {name: p.default for name, p in own.items()} | {
+        name: value for name, value in suite.values.items() if name in own
+    }
+    plan = make_plan(
+        suite.dataset, suite.preset, study=stem, **{k: values[k] for k in PLANNED if k in values}
+    )
+    configs = [complete(config) for config in NEEDS[stem](plan, values)]
+    return find_teachers(configs) + configs
+
+
+def _name(config: RunConfig) -> str:
+    return fingerprint(config, prepare(config.dataset, config.data_options))
+
+
+def estimate_seconds(configs: Iterable[RunConfig]) -> tuple[float, str]:
+    """Seconds that training these would take here, and what that rests on.
+
+    From the finished runs on this machine's device: seconds per epoch of the runs with the same
+    data set, width and student, the same method before any other; divided by the workers.
+    """
+    configs = list(configs)
+    if not configs:
+        return 0.0, "nothing to train"
+    device = describe_device(choose_device("auto"))
+    records = [r for _, r, _ in list_runs() if r is not None and r.device == device]
+    total, unknown = 0.0, 0
+    for config in configs:
+        alike = [r for r in records if _is_alike(r.config, config)]
+        alike = [r for r in alike if r.config.method == config.method] or alike
+        if not alike:
+            unknown += 1
+            continue
+        total += config.train.epochs * float(
+            np.median([r.seconds / r.config.train.epochs for r in alike])
+        )
+    if unknown == len(configs):
+        return np.nan, "no run of this width was trained here yet"
+    total *= len(configs) / (len(configs) - unknown)
+    workers = count_workers()
+    return total / workers, f"from {len(records)} finished runs here, {workers} side by side"
+
+
+def _is_alike(one: RunConfig, two: RunConfig) -> bool:
+    return all(getattr(one, k) == getattr(two, k) for k in ("dataset", "student", "width"))
+
+
+def _describe_seconds(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,72 @@
+"""Drawings of `studies.sensitivity`."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn
+from matplotlib.patches import Rectangle
+
+from fdlab.figures.plate import Plate, Table
+from fdlab.figures.style import arrow
+from fdlab.studies.sensitivity import CHOSEN, Grid, Sensitivity
+
+
+def draw_grid(axis, result: Sensitivity, grid: Grid) -> None:
+    """Heat map of the accuracy over both weights, with the gain over no distillation below it."""
+    frame = pd.DataFrame(
+        grid.means, index=[f"{w:g}" for w in result.low], columns=[f"{w:g}" for w in result.high]
+    )
+    gains = grid.means - grid.none.mean()
+    words = [[f"{a:.1f}\n{g:+.1f}" for a, g in zip(*row, strict=True)]
+             for row in zip(grid.means, gains, strict=True)]  # fmt: skip
+    look = {"annot_kws": {"size": 7}, "linewidths": 0.5, "cmap": "cividis", "square": True}
+    bar = {"label": "accuracy (%)"}
+    seaborn.heatmap(frame, ax=axis, annot=words, fmt="", cbar_kws=bar, **look)
+    chosen = (result.high.index(CHOSEN), result.low.index(CHOSEN))
+    axis.add_patch(_frame(chosen, "--"))
+    axis.add_patch(_frame((result.high.index(grid.best[1]), result.low.index(grid.best[0])), "-"))
+    axis.set_xlabel("λ2, weight of the high band")
+    axis.set_ylabel("λ1, weight of the low band")
+    axis.tick_params(length=0)
+    axis.set_title(
+        f"{arrow(grid.direction)}: spread {grid.spread:.1f} points\n"
+        f"by chance {grid.noise[0]:.1f} to {grid.noise[1]:.1f}"
+    )
+
+
+def _frame(place: tuple[int, int], line: str) -> Rectangle:
+    corner = (place[0] + 0.04, place[1] + 0.04)
+    return Rectangle(
+        corner, 0.92, 0.92, fill=False, edgecolor="#D55E00", linewidth=1.4, linestyle=line
+    )
+
+
+def plates(result: Sensitivity, venue: str = "aaai") -> dict[str, Plate]:
+    def paint(axes) -> None:
+        for axis, grid in zip(axes[0], result.grids, strict=True):
+            draw_grid(axis, result, grid)
+
+    columns = len(result.grids)
+    return {"grid": Plate.draw(paint, venue, height=2.9, wide=columns > 1, columns=columns)}
+
+
+def tables(result: Sensitivity) -> dict[str, Table]:
+    rows = [
+        {"direction": arrow(grid.direction), "λ1 (low)": f"{low:g}"}
+        | {f"λ2 = {high:g}": f"{grid.means[i, j]:.1f}" for j, high in enumerate(result.high)}
+        for grid in result.grids
+        for i, low in enumerate(result.low)
+    ]
+    notes = "; ".join(
+        f"{arrow(g.direction)}: no distillation {g.none.mean():.1f}, spread {g.spread:.1f}, by "
+        f"chance {g.noise[0]:.1f} to {g.noise[1]:.1f}, best minus λ = {CHOSEN:g} "
+        f"{g.versus_chosen.both.format(1, sign=True)} (Holm p {g.versus_chosen.holm:.3f})"
+        for g in result.grids
+    )
+    caption = (
+        f"Test accuracy (%) of FD-CMKD over the weights of its two distances on {result.dataset} "
+        f"(preset {result.preset}), {len(result.seeds)} seeds, n = {result.n} test samples. "
+        f"{notes}. By chance: 95 % range of the spread if every pair of weights were equally good, "
+        f"from dealing the pairs' answers to each sample out anew."
+    )
+    return {"grid": Table(pd.DataFrame(rows), caption)}
