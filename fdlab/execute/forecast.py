@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from fdlab.core import paths
 from fdlab.core.config import RunConfig
-from fdlab.core.device import choose_device, count_workers, describe_device
+from fdlab.core.device import (
+    choose_device,
+    count_threads,
+    count_workers,
+    describe_device,
+    measure,
+)
 from fdlab.data import DATASETS
+from fdlab.data.paired import PairedData
 from fdlab.data.store import find_store, prepare
 from fdlab.execute.ledger import stem_of
 from fdlab.execute.parameters import read_parameters
 from fdlab.execute.suite import SuiteRun
+from fdlab.models.build import build_model, place
 from fdlab.studies.ablation import configure_ablation
 from fdlab.studies.banks import configure_unimodal
 from fdlab.studies.comparison import configure_methods
@@ -26,6 +35,7 @@ from fdlab.studies.plan import Plan, make_plan
 from fdlab.studies.protocol import configure_audit
 from fdlab.studies.sensitivity import configure_grid
 from fdlab.studies.similarity import configure_similarity
+from fdlab.training.evaluate import JUDGED
 from fdlab.training.pool import find_missing, find_teachers
 from fdlab.training.runs import complete, fingerprint, list_runs
 
@@ -47,14 +57,15 @@ NEEDS: dict[str, Needs] = {
     "sensitivity": lambda plan, p: configure_grid(plan, p["weights"], p["directions"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
+TIMED_STEPS = 5
 PLANNED = ("seeds", "epochs", "width", "device")
 
 
 @dataclass(frozen=True)
 class Forecast:
     """needed: notebook → its runs, teachers included, by fingerprint. missing: those of all
-    notebooks that are not on disk. seconds: estimated for them, nan where nothing like them was
-    trained here yet; basis: what the estimate rests on."""
+    notebooks that are not on disk. seconds: estimated for them, nan where there is no data yet;
+    basis: what the estimate rests on."""
 
     needed: dict[str, list[str]]
     missing: dict[str, RunConfig]
@@ -121,33 +132,58 @@ def _name(config: RunConfig) -> str:
 def estimate_seconds(configs: Iterable[RunConfig]) -> tuple[float, str]:
     """Seconds that training these would take here, and what that rests on.
 
-    From the finished runs on this machine's device: seconds per epoch of the runs with the same
-    data set, width and student, the same method before any other; divided by the workers.
+    From the finished runs on this machine's device: seconds per epoch of those with the same data
+    set, width, batch and student, the same method before any other. Where there are none, a few
+    steps of the student's network are timed. Divided by the workers.
     """
     configs = list(configs)
     if not configs:
         return 0.0, "nothing to train"
-    device = describe_device(choose_device("auto"))
-    records = [r for _, r, _ in list_runs() if r is not None and r.device == device]
-    total, unknown = 0.0, 0
+    device = choose_device("auto")
+    records = [r for _, r, _ in list_runs() if r is not None]
+    records = [r for r in records if r.device == describe_device(device)]
+    total, timed = 0.0, {}
     for config in configs:
-        alike = [r for r in records if _is_alike(r.config, config)]
+        alike = [r for r in records if _describe_kind(r.config) == _describe_kind(config)]
         alike = [r for r in alike if r.config.method == config.method] or alike
-        if not alike:
-            unknown += 1
-            continue
-        total += config.train.epochs * float(
-            np.median([r.seconds / r.config.train.epochs for r in alike])
-        )
-    if unknown == len(configs):
-        return np.nan, "no run of this width was trained here yet"
-    total *= len(configs) / (len(configs) - unknown)
+        if alike:
+            epoch = float(np.median([r.seconds / r.config.train.epochs for r in alike]))
+        else:
+            kind = _describe_kind(config)
+            if kind not in timed:
+                timed[kind] = _time_epoch(config, device)
+            epoch = timed[kind]
+        total += config.train.epochs * epoch
     workers = count_workers()
-    return total / workers, f"from {len(records)} finished runs here, {workers} side by side"
+    basis = "from some steps timed now" if timed else "from finished runs here"
+    return total / workers, f"{basis}, {workers} side by side"
 
 
-def _is_alike(one: RunConfig, two: RunConfig) -> bool:
-    return all(getattr(one, k) == getattr(two, k) for k in ("dataset", "student", "width"))
+def _describe_kind(config: RunConfig) -> tuple:
+    """Runs that take about as long an epoch."""
+    return config.dataset, config.student, config.width, config.train.batch_size
+
+
+def _time_epoch(config: RunConfig, device: torch.device) -> float:
+    """Seconds of one epoch: the student's steps, a teacher's forward passes, the evaluation."""
+    store = prepare(config.dataset, config.data_options)
+    data = PairedData.load(store, [config.student], device)
+    model = place(build_model(store, config.student, width=config.width, seed=0), device)
+    batch = data.batch(config.student, data.rows["train"][: config.train.batch_size])
+    torch.set_num_threads(count_threads())
+
+    def forward() -> torch.Tensor:
+        return model(batch).logits.float().sum()
+
+    seconds = []
+    for work in (lambda: forward().backward(), torch.no_grad()(forward)):
+        work()
+        with measure(device) as cost:
+            for _ in range(TIMED_STEPS):
+                work()
+        seconds.append(cost.seconds / TIMED_STEPS / len(batch))
+    train, judged = (sum(len(data.rows[s]) for s in splits) for splits in (("train",), JUDGED))
+    return train * sum(seconds) + judged * seconds[1]
 
 
 def _describe_seconds(seconds: float) -> str:

@@ -175,7 +175,7 @@ class Pair:
         """The denominators of plain and debiased CKA."""
         plain = [np.linalg.norm(side.T @ side) for side in self._centred]
         unbiased = [
-            _debias(size**2, energy, energy)
+            debias(size**2, energy, energy)
             for size, energy in zip(plain, self._energies, strict=True)
         ]
         whole = unbiased[0] * unbiased[1]
@@ -191,11 +191,11 @@ class Pair:
         first, second = self._energies
         if len(first) < 4:
             return cross / plain, np.nan
-        debiased = _debias(cross, first, second[order]) / unbiased if unbiased > 0 else 0.0
+        debiased = debias(cross, first, second[order]) / unbiased if unbiased > 0 else 0.0
         return cross / plain, debiased
 
 
-def _debias(cross: float, first: np.ndarray, second: np.ndarray) -> float:
+def debias(cross: float, first: np.ndarray, second: np.ndarray) -> float:
     """N (N - 3) times the unbiased HSIC of two centred Gram matrices.
 
     cross: the sum of their entries' products; first, second: their diagonals. Song's estimator

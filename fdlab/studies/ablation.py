@@ -343,7 +343,7 @@ def ablate(
                             for s in plan.seeds])
             for name in names
         }  # fmt: skip
-        lines += _compare_rows(way, answers, {k[1:]: r for k, r in runs.items() if k[0] == way})
+        lines += compare_rows(way, answers, {k[1:]: r for k, r in runs.items() if k[0] == way})
         found = {
             part: contrast_answers(answers[one], answers[two])
             for part, (one, two) in STEPS.items()
@@ -372,7 +372,7 @@ def ablate(
     )
 
 
-def _compare_rows(
+def compare_rows(
     way: str, answers: dict[str, np.ndarray], runs: dict[tuple[str, int], Run]
 ) -> list[Line]:
     versus = {

@@ -53,7 +53,7 @@ class Detection:
 
 
 def score_detectors(
-    *, draws: int = 60, events: int = 200, dim: int = 64, shown: float = 0.1
+    draws: int = 60, *, events: int = 200, dim: int = 64, shown: float = 0.1
 ) -> Detection:
     """Score every detector over `draws` planted pairs with, and as many without, at each strength.
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from fdlab.core.config import RunConfig
-from fdlab.core.device import cores
 from fdlab.core.estimate import Estimate
 from fdlab.core.seeding import derive_seed
 from fdlab.reference import read_table
 from fdlab.spectral.bands import count_low_bins, count_low_dims
 from fdlab.spectral.bases import make_basis, require_basis
-from fdlab.spectral.similarity import Pair, draw_orders, predict_low_cosine, row_cosines
+from fdlab.spectral.similarity import Pair, debias, draw_orders, predict_low_cosine, row_cosines
 from fdlab.studies.banks import (
     are_alike,
     configure_unimodal,
@@ -32,6 +29,7 @@ from fdlab.studies.stats import (
     compare_to_null,
     correct_holm,
 )
+from fdlab.training.pool import run_side_by_side
 
 QUESTION = "Do two modalities share their low frequencies, or only the mean of their features?"
 BANDS = ("raw", "low+dc", "low", "dc", "high")
@@ -39,9 +37,11 @@ MEASURES = ("cosine", "cka", "cka_debiased", "neighbours")
 FEATURE = "feature"  # the node that FD-CMKD distils
 SHUFFLED = ("shuffled", "in_class")
 SPLIT = ("one_side", "reordered", "random", "free")
+NULLS = SHUFFLED + SPLIT
 CLOSE = 0.02  # cosine: nearer than this to a control counts as the same number
 ALPHA = 0.05
-FEW = 20  # draws of the costly neighbours for one of every other measure
+MOVED = ("low+dc", "low", "high")  # the bands that another split changes
+FEW = 40  # draws of the costly neighbours for one of every other measure
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class Settings:
     basis: str = "dft"
     shuffles: int = 500
     splits: int = 200
-    halves: int = 30
+    halves: int = 20
 
 
 def measure_similarity(
@@ -297,7 +297,7 @@ def measure_similarity(
     plan = replace(plan, seeds=plan.seeds[:1]) if features else plan  # vectors know no seed
     banks = load_unimodal_banks(plan)
     fresh = {} if features or not untrained else load_untrained_banks(plan, untrained)
-    jobs, places = [], []
+    jobs: dict[tuple[str, str], tuple] = {}
     alike = find_alike_pairs(plan)
     for one, two in plan.pairs:
         shared = {}
@@ -306,38 +306,33 @@ def measure_similarity(
         first = banks[one, plan.seeds[0]]
         nodes = [n for n in first.nodes if n in banks[two, plan.seeds[0]].nodes]
         for node in nodes if layers else [FEATURE]:
-            sides = [
-                tuple(np.asarray(banks[m, s][node], dtype=np.float64) for m in (one, two))
-                for s in plan.seeds
-            ]
-            others = {"untrained": [(fresh[one, i][node], fresh[two, i][node])
-                                    for i in range(untrained)] if fresh else [],
-                      "shared_start": [(banks[one, s][node], shared[two, s][node])
-                                       for s in plan.seeds] if shared else []}  # fmt: skip
-            places.append((f"{one}-{two}", node))
-            jobs.append((sides, others, first.labels, node == FEATURE, derive_seed(one, two)))
-
-    def work(job):
-        return compare_sides(*job[:3], settings, whole=job[3], seed=job[4])
-
-    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
-        found = list(pool.map(work, jobs))
-        curves = {
-            place[0]: curve
-            for place, curve in zip(
-                [p for p in places if p[1] == FEATURE],
-                pool.map(
-                    lambda job: trace_curve(job[0], settings, job[4]), [j for j in jobs if j[3]]
-                ),
-                strict=True,
-            )
-        }
-        detection = score_detectors(draws=detect) if detect else None
-    rows = [
-        replace(row, pair=pair, node=node)
-        for (pair, node), part in zip(places, found, strict=True)
-        for row in part
-    ]
+            sides = [(banks[one, s][node], banks[two, s][node]) for s in plan.seeds]
+            others = {}
+            if fresh:
+                others["untrained"] = [
+                    (fresh[one, i][node], fresh[two, i][node]) for i in range(untrained)
+                ]
+            if shared:
+                others["shared_start"] = [
+                    (banks[one, s][node], shared[two, s][node]) for s in plan.seeds
+                ]
+            jobs[f"{one}-{two}", node] = (sides, others, first.labels, derive_seed(one, two))
+    work: dict[tuple, tuple] = {}
+    for place, (sides, others, labels, seed) in jobs.items():
+        whole = place[1] == FEATURE
+        work["measured", *place] = (describe_sides, (sides, others, settings, whole))
+        for name in NULLS if whole else SHUFFLED:
+            work[name, *place] = (draw_null, (name, sides, labels, settings, seed))
+        if whole:
+            work["curve", *place] = (trace_curve, (sides, settings, seed))
+    if detect:
+        work["detection",] = (score_detectors, (detect,))
+    done = dict(zip(work, run_side_by_side([*work.values()]), strict=True))
+    rows = []
+    for (pair, node), (sides, *_) in jobs.items():
+        nulls = {name: done[name, pair, node] for name in NULLS if (name, pair, node) in done}
+        found = judge_sides(done["measured", pair, node], nulls, sides, settings)
+        rows += [replace(row, pair=pair, node=node) for row in found]
     first = banks[plan.modalities[0], plan.seeds[0]][FEATURE]
     return Similarity(
         plan.dataset,
@@ -346,8 +341,8 @@ def measure_similarity(
         settings.cutoff,
         settings.basis,
         _correct(rows),
-        curves,
-        detection,
+        {pair: done["curve", pair, node] for pair, node in jobs if node == FEATURE},
+        done.get(("detection",)),
     )
 
 
@@ -364,64 +359,100 @@ def configure_similarity(plan: Plan) -> list[RunConfig]:
     return configs
 
 
+Sides = list[tuple[np.ndarray, np.ndarray]]
+Found = dict[tuple[str, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """(measure, band) → values (S,), interval over samples; others: name → (measure, band) →
+    values of further pairs."""
+
+    values: Found
+    samples: dict[tuple[str, str], Estimate]
+    others: dict[str, Found]
+
+
 def compare_sides(
-    sides: list[tuple[np.ndarray, np.ndarray]],
-    others: dict[str, list[tuple[np.ndarray, np.ndarray]]],
+    sides: Sides,
+    others: dict[str, Sides],
     labels: np.ndarray,
     settings: Settings,
-    *,
     whole: bool = True,
     seed: int = 0,
 ) -> list[Row]:
     """All measures and bands of S pairs of aligned (N, D) features, one pair per training seed.
 
-    The same samples, orders and bases are drawn for every seed, so that a null's draw is the mean
-    over seeds under one rearrangement. others: "untrained" and "shared_start" → further pairs.
-    whole: the nulls of the split too, and intervals over samples; else the shuffles alone. `pair`
-    and `node` of the rows, and Holm's correction, are the caller's.
+    others: "untrained" and "shared_start" → further pairs. whole: the nulls of the split too, and
+    intervals over samples; else the shuffles alone. `pair` and `node` of the rows, and Holm's
+    correction, are the caller's.
     """
-    rng = np.random.default_rng(seed)
-    samples = len(labels)
+    measured = describe_sides(sides, others, settings, whole)
+    names = NULLS if whole else SHUFFLED
+    nulls = {name: draw_null(name, sides, labels, settings, seed) for name in names}
+    return judge_sides(measured, nulls, sides, settings)
+
+
+def describe_sides(
+    sides: Sides, others: dict[str, Sides], settings: Settings, whole: bool = True
+) -> Measured:
     bands = [[_cut(x, settings) for x in pair] for pair in sides]
     values = _collect([_measure(pair) for pair in bands])
-    nulls: dict[str, dict] = {}
-    for name, given in (("shuffled", None), ("in_class", labels)):
-        orders = draw_orders(samples, settings.shuffles, rng, given)
-        nulls[name] = _average([_shuffle(pair, orders) for pair in bands])
-    if whole:
-        for name in SPLIT:
-            nulls[name] = _rearrange(sides, name, settings, rng)
-    for name in ("untrained", "shared_start"):
-        measured = [_measure([_cut(x, settings) for x in pair]) for pair in others.get(name, [])]
-        if measured:
-            nulls[name] = _collect(measured)
-    shared = nulls.pop("shared_start", {})
-    predicted = _predict(values, sides[0][0].shape[1], settings.cutoff)
-    rows = []
-    for (measure, band), found in values.items():
-        key = (measure, band)
-        rows.append(
-            Row(
-                pair="",
-                node="",
-                measure=measure,
-                band=band,
-                values=found,
-                samples=_bound(bands, measure, band, found, settings.halves if whole else 0),
-                nulls={
-                    name: _judge(found.mean(), draws[key], measure, name)
-                    for name, draws in nulls.items()
-                    if key in draws
-                },
-                predicted=predicted.get(key, np.nan),
-                shared_start=shared.get(key, np.empty(0)),
-            )
+    halves = settings.halves if whole else 0
+    return Measured(
+        values,
+        {key: _bound(bands, *key, found, halves) for key, found in values.items()},
+        {
+            name: _collect([_measure([_cut(x, settings) for x in pair]) for pair in pairs])
+            for name, pairs in others.items()
+        },
+    )
+
+
+def draw_null(
+    name: str, sides: Sides, labels: np.ndarray, settings: Settings, seed: int = 0
+) -> Found:
+    """(measure, band) → draws of one of `NULLS`, each the mean over the S pairs.
+
+    The same samples, orders and bases are drawn for every pair, so that a draw is the mean over
+    seeds under one rearrangement.
+    """
+    rng = np.random.default_rng([seed, NULLS.index(name)])
+    if name not in SHUFFLED:
+        return _rearrange(sides, name, settings, rng)
+    within = labels if name == "in_class" else None
+    orders = draw_orders(len(labels), settings.shuffles, rng, within)
+    return _average([_shuffle([_cut(x, settings) for x in pair], orders) for pair in sides])
+
+
+def judge_sides(
+    measured: Measured, nulls: dict[str, Found], sides: Sides, settings: Settings
+) -> list[Row]:
+    """Rows with every null's level and p-value, not yet corrected."""
+    others = dict(measured.others)
+    shared = others.pop("shared_start", {})
+    predicted = _predict(measured.values, sides[0][0].shape[1], settings.cutoff)
+    return [
+        Row(
+            pair="",
+            node="",
+            measure=key[0],
+            band=key[1],
+            values=values,
+            samples=measured.samples[key],
+            nulls={
+                name: _judge(values.mean(), draws[key], key[0], name)
+                for name, draws in (nulls | others).items()
+                if key in draws
+            },
+            predicted=predicted.get(key, np.nan),
+            shared_start=shared.get(key, np.empty(0)),
         )
-    return rows
+        for key, values in measured.values.items()
+    ]
 
 
 Bands = dict[str, np.ndarray]
-Found = dict[tuple[str, str], np.ndarray]
 
 
 def _cut(features: np.ndarray, settings: Settings, rows: np.ndarray | None = None) -> Bands:
@@ -442,9 +473,9 @@ def _cut(features: np.ndarray, settings: Settings, rows: np.ndarray | None = Non
     }
 
 
-def _list_measures(pair: list[Bands], band: str) -> tuple[str, ...]:
+def _list_measures(pair: list[Bands]) -> tuple[str, ...]:
     """The cosine needs equal widths."""
-    return MEASURES if pair[0][band].shape == pair[1][band].shape else MEASURES[1:]
+    return MEASURES if pair[0]["raw"].shape == pair[1]["raw"].shape else MEASURES[1:]
 
 
 def _measure(
@@ -455,7 +486,7 @@ def _measure(
     found = {}
     for band in chosen:
         both = Pair(pair[0][band], pair[1][band])
-        for measure in _list_measures(pair, band):
+        for measure in _list_measures(pair):
             if measure in measures:
                 found[measure, band] = np.array([getattr(both, measure)])
     return found
@@ -465,43 +496,91 @@ def _shuffle(pair: list[Bands], orders: np.ndarray) -> Found:
     found = {}
     for band in BANDS:
         both = Pair(pair[0][band], pair[1][band])
-        if "cosine" in _list_measures(pair, band):
+        if "cosine" in _list_measures(pair):
             found["cosine", band] = both.shuffle_cosines(orders)
         found["cka", band], found["cka_debiased", band] = both.shuffle_cka(orders)
         found["neighbours", band] = both.shuffle_neighbours(orders)
     return found
 
 
-def _rearrange(sides, name: str, settings: Settings, rng: np.random.Generator) -> Found:
+def _rearrange(sides: Sides, name: str, settings: Settings, rng: np.random.Generator) -> Found:
     """Draws of the measures with another order of the channels, or in a random basis.
 
     Left out is what such a change cannot touch: the raw features and the DC, but for the cosine of
     raw features of which one side alone is reordered.
     """
-    widths = [x.shape[1] for x in sides[0]]
-    if widths[0] != widths[1]:
+    dim = sides[0][0].shape[1]
+    if sides[0][1].shape[1] != dim:
         return {}
+    moments = [_Moments(*pair) for pair in sides]
+    plain = make_basis(settings.basis, dim)
     draws = []
     for draw in range(settings.splits):
-        order = rng.permutation(widths[0])
-        rows = make_basis(settings.basis, widths[0])
-        first, second = rows, rows
+        order = rng.permutation(dim)
+        first, second = plain, plain
         if name in ("random", "free"):
-            first = second = make_basis.__wrapped__(name, widths[0], draw)
+            first = second = make_basis.__wrapped__(name, dim, draw)
         elif name == "reordered":
-            first = second = rows[:, order]
+            first = second = plain[:, order]
         else:
-            second = rows[:, order]
-        measures = MEASURES if draw % FEW == 0 else MEASURES[:-1]
+            second = plain[:, order]
         parts = []
-        for a, b in sides:
-            pair = [_cut(a, settings, first), _cut(b, settings, second)]
-            found = _measure(pair, measures, ("low+dc", "low", "high"))
+        for (one, two), moment in zip(sides, moments, strict=True):
+            found = moment.measure(first, second, 1 + count_low_dims(dim, settings.cutoff))
             if name == "one_side":
-                found |= _measure(pair, ("cosine",), ("raw",))
+                raw = [_cut(one, settings, first), _cut(two, settings, second)]
+                found |= _measure(raw, ("cosine",), ("raw",))
+            if draw % FEW == 0:
+                pair = [_cut(one, settings, first), _cut(two, settings, second)]
+                found |= _measure(pair, ("neighbours",), MOVED)
             parts.append(found)
         draws.append(_average(parts))
     return _collect(draws)
+
+
+class _Moments:
+    """Cosine and CKA of two sides' bands in any basis, from what no basis changes.
+
+    The centred sides' D × D covariances turn with the basis, at D³ a draw and not N · D².
+    """
+
+    def __init__(self, one: np.ndarray, two: np.ndarray):
+        self.sides = [np.asarray(x, dtype=np.float64) for x in (one, two)]
+        self.means = [x.mean(axis=0) for x in self.sides]
+        centred = [x - mean for x, mean in zip(self.sides, self.means, strict=True)]
+        self.products = {(i, j): centred[i].T @ centred[j] for i, j in ((0, 0), (1, 1), (0, 1))}
+
+    def measure(self, first: np.ndarray, second: np.ndarray, last: int) -> Found:
+        """Of the bands `MOVED`; first, second: (D, D) basis of either side; last: the first row
+        that is high."""
+        bases = (first, second)
+        cuts = {"low+dc": slice(last), "low": slice(1, last), "high": slice(last, None)}
+        whole = [x @ rows.T for x, rows in zip(self.sides, bases, strict=True)]
+        centred = [x - rows @ mean for x, rows, mean in zip(whole, bases, self.means, strict=True)]
+        squares = {
+            (i, j): np.square(bases[i] @ product @ bases[j].T)
+            for (i, j), product in self.products.items()
+        }
+        found = {}
+        for band, cut in cuts.items():
+            one, two = (x[:, cut] for x in whole)
+            cross, mine, theirs = (
+                np.einsum("nd,nd->n", a, b) for a, b in ((one, two), (one, one), (two, two))
+            )
+            scale = np.sqrt(mine * theirs)
+            cosine = np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0)
+            energies = [np.einsum("nd,nd->n", x[:, cut], x[:, cut]) for x in centred]
+            crosses = {key: float(square[cut, cut].sum()) for key, square in squares.items()}
+            plain = np.sqrt(crosses[0, 0] * crosses[1, 1])
+            unbiased = {(i, j): debias(crosses[i, j], energies[i], energies[j]) for i, j in crosses}
+            size = unbiased[0, 0] * unbiased[1, 1]
+            values = {
+                "cosine": cosine.mean(),
+                "cka": crosses[0, 1] / plain if plain > 0 else 0.0,
+                "cka_debiased": unbiased[0, 1] / np.sqrt(size) if size > 0 else 0.0,
+            }
+            found |= {(measure, band): np.array([value]) for measure, value in values.items()}
+        return found
 
 
 def _collect(parts: list[Found]) -> Found:

@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from fdlab.core import paths
 from fdlab.core.config import RunConfig
@@ -71,6 +72,24 @@ def _train_missing(configs: list[RunConfig], device: str) -> None:
                     f"a training process was killed, perhaps for memory: {workers} ran side by "
                     "side, set FDLAB_WORKERS to fewer"
                 ) from None
+
+
+def run_side_by_side(work: list[tuple[Callable, tuple]]) -> list:
+    """Results of (function, arguments), in their order, one process per worker.
+
+    For work in NumPy that takes seconds; functions and arguments are pickled. One thread each, so
+    that a result does not depend on how many run; in this process where there is little to do.
+    """
+    workers = min(len(work) // 2, count_workers())
+    if workers < 2:
+        return [_run_alone(*task) for task in work]
+    with _open_pool(workers) as pool:
+        return list(pool.map(_run_alone, *zip(*work, strict=True)))
+
+
+def _run_alone(function: Callable, arguments: tuple):
+    with threadpool_limits(1):
+        return function(*arguments)
 
 
 @contextmanager
