@@ -117,7 +117,7 @@ def test_every_library_that_is_imported_is_declared():
     declared = {normalise(re.split(r"[<>=]", line)[0]) for line in project["dependencies"]}
     declared |= {"espeakng-loader"}  # the speech extra, imported in one file alone
     renamed = {"sklearn": "scikit-learn", "yaml": "pyyaml", "ipython": "ipykernel",
-               "pywt": "pywavelets"}  # fmt: skip
+               "pywt": "pywavelets", "pil": "pillow"}  # fmt: skip
     import sys
 
     for path in (ROOT / "fdlab").rglob("*.py"):

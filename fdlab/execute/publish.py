@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from PIL import Image
+
 from fdlab.core import paths
 from fdlab.core.errors import UserError
 from fdlab.core.files import checksums, replace_folder, write_json, write_text
@@ -24,16 +26,23 @@ SHOWN = {
     "distillation": "curves",
     "comparison": "gain",
     "embedding": "tsne",
+    "ablation": "rows",
+    "sensitivity": "grid",
+    "protocol": "rules",
 }
+SHRINK = 2 / 3  # of the PNGs' 300 dots per inch, and as many colours as a palette holds
+COLOURS = 128
 
 
 def publish(dataset: str, preset: str) -> Path:
-    """Records, results, tables and PNGs of one finished suite, with a manifest; under 5 MB in all.
+    """Records, results, tables and small PNGs of one finished suite, with a manifest; under 5 MB.
 
-    Everything can be drawn again from it without training: `fdlab redraw`.
+    The core suite has to be finished, and of the others whatever was begun. Everything can be drawn
+    again from it without training: `fdlab redraw`.
     """
     source = paths.suite_folder(dataset, preset)
-    unfinished = find_unfinished(source, read_suites()["core"])
+    begun = [n for n in read_suites()["all"] if (source / "notebooks" / f"{n}.ipynb").is_file()]
+    unfinished = find_unfinished(source, list(dict.fromkeys([*read_suites()["core"], *begun])))
     if unfinished:
         raise UserError(
             f"{source} is not finished (missing or changed: {', '.join(unfinished)}): run "
@@ -44,9 +53,12 @@ def publish(dataset: str, preset: str) -> Path:
         for kind, pattern in ((RESULTS, "*.json"), (TABLES, "*"), (FIGURES, "*.png")):
             (beside / kind).mkdir()
             for path in sorted((source / kind).glob(pattern)):
-                shutil.copyfile(path, beside / kind / path.name)
+                if path.suffix == ".png":
+                    _shrink(path, beside / kind / path.name)
+                else:
+                    shutil.copyfile(path, beside / kind / path.name)
         (beside / "records").mkdir()
-        for name in read_result(source / RESULTS / "comparison.json").runs:
+        for name in _list_runs(source / RESULTS):
             shutil.copyfile(
                 paths.runs() / name / "record.json", beside / "records" / f"{name}.json"
             )
@@ -58,6 +70,19 @@ def publish(dataset: str, preset: str) -> Path:
         if total > LIMIT:
             raise UserError(f"outputs/reference would hold {total} bytes: the limit is {LIMIT}")
     return target
+
+
+def _list_runs(results: Path) -> list[str]:
+    """Fingerprints of every run that some result names."""
+    found = (read_result(path) for path in sorted(results.glob("*.json")))
+    return sorted({name for result in found for name in getattr(result, "runs", [])})
+
+
+def _shrink(source: Path, target: Path) -> None:
+    with Image.open(source) as image:
+        size = tuple(round(SHRINK * side) for side in image.size)
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    small.quantize(COLOURS).save(target, optimize=True)
 
 
 def write_gallery(dataset: str, preset: str) -> Path:
@@ -72,6 +97,8 @@ def write_gallery(dataset: str, preset: str) -> Path:
         f"From `outputs/reference/{folder.name}/`; no number of these is typed by hand.",
     ]
     for stem, shown in SHOWN.items():
+        if not (folder / RESULTS / f"{stem}.json").is_file():
+            continue
         result = read_result(folder / RESULTS / f"{stem}.json")
         picture = f"outputs/reference/{folder.name}/{FIGURES}/{stem}-{shown}.png"
         parts += [f"**{find_question(stem)}**", f"![{stem}]({picture})", result.finding()]

@@ -46,7 +46,8 @@ def draw_shares(axis, trace: Trace, place: str) -> None:
 def draw_cosines(axis, trace: Trace, place: str) -> None:
     """Cosine between the gradients of every two terms, mean over steps and seeds."""
     names = [TERM_NAMES[term] for term in trace.terms]
-    frame = pd.DataFrame(trace.cosines[place], index=names, columns=names)
+    values = np.round(trace.cosines[place], 2) + 0.0  # no minus before a zero
+    frame = pd.DataFrame(values, index=names, columns=names)
     seaborn.heatmap(frame, ax=axis, vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt=".2f",
                     annot_kws={"size": 6}, cbar=False, square=True, linewidths=0.4)  # fmt: skip
     axis.tick_params(length=0)

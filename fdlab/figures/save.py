@@ -38,6 +38,9 @@ def draw_study(stem: str, result: Any, venue: str, folder: Path, marks: str = "t
     if stem not in STEMS:
         raise name_unknown("study", stem, STEMS)
     module = importlib.import_module(f"fdlab.figures.{stem}")
+    for kind in (FIGURES, TABLES):  # what an earlier version or other parameters drew
+        for old in (folder / kind).glob(f"{stem}-*"):
+            old.unlink()
     for name, plate in module.plates(result, venue).items():
         plate.save(folder / FIGURES / f"{stem}-{name}")
     marked = "marks" in inspect.signature(module.tables).parameters

@@ -21,8 +21,13 @@ DETECTOR_LINES = ("-", "--", ":", "-.", (0, (4, 1, 1, 1)), (0, (1, 1)), (0, (6, 
 
 
 def draw_measure(axis, result: Similarity, measure: str, pair: str) -> None:
-    """Each band's value, one dot a seed, beside the 95 % range of every null."""
+    """Each band's value, one dot a seed, beside the 95 % range of every null.
+
+    The DC's cosine is left to the table: it is the product of two signs.
+    """
     bands = [band for band in BANDS if result.find(measure, pair, band)]
+    if measure == "cosine":
+        bands.remove("dc")
     for place, band in enumerate(bands):
         row = result.find(measure, pair, band)
         for slot, (name, (color, _)) in enumerate(NULLS.items()):

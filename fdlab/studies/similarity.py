@@ -685,14 +685,10 @@ def trace_curve(
     ])  # fmt: skip
     away = np.abs(cosine.mean(axis=0) - predicted)
     null = np.abs(reordered - predicted).max(axis=1)
+    spans = [np.quantile(x, [0.025, 0.975], axis=0) for x in (reordered, shuffled, cka_shuffled)]
+    drawn = [bins / bins[-1], cosine, predicted, *spans[:2], cka, spans[2]]
     return Curve(
-        cutoff=bins / bins[-1],
-        cosine=cosine,
-        predicted=predicted,
-        reordered=np.quantile(reordered, [0.025, 0.975], axis=0),
-        shuffled=np.quantile(shuffled, [0.025, 0.975], axis=0),
-        cka=cka,
-        cka_shuffled=np.quantile(cka_shuffled, [0.025, 0.975], axis=0),
+        *(x.astype(np.float32) for x in drawn),  # results are kept; a drawing needs no more
         departure=float(away.max()),
         where=float(away.argmax() / bins[-1]),
         p=compare_to_null(float(away.max()), null, two_sided=False),
