@@ -12,13 +12,12 @@ from scipy import stats as scipy_stats
 from fdlab.core.errors import UserError
 from fdlab.core.estimate import Estimate
 from fdlab.core.results import read_result, write_result
-from fdlab.studies import STEMS, claims, stats
+from fdlab.studies import claims, stats
 from fdlab.studies.comparison import compare_methods, find_published
 from fdlab.studies.contrast import contrast_gaps, judge
 from fdlab.studies.distillation import follow_run
 from fdlab.studies.gradients import find_credit, measure_gradients, trace_losses
 from fdlab.studies.plan import make_plan
-from fdlab.studies.report import collect_report
 from fdlab.studies.similarity import measure_similarity
 
 
@@ -152,12 +151,3 @@ def test_a_result_file_cannot_make_what_is_not_ours(tmp_path):
     path.write_text("{broken")
     with pytest.raises(UserError, match="not valid JSON"):
         read_result(path)
-
-
-def test_the_report_says_what_was_not_run(planted, tmp_path):
-    write_result(tmp_path / "similarity.json", measure_similarity(planted, shuffles=20))
-    report = collect_report(tmp_path, "planted", "quick")
-    assert set(report.missing) == set(STEMS) - {"similarity", "report"}
-    verdicts = [claim.verdict for claim in report.claims]
-    assert verdicts.count(claims.NOT_RUN) == len(report.missing)
-    assert sum(report.count().values()) == len(report.claims)

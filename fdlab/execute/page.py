@@ -11,6 +11,7 @@ import nbformat
 from fdlab.core.errors import UserError
 from fdlab.core.files import write_text
 from fdlab.execute.ledger import FOLDER, stem_of
+from fdlab.figures.report import tables
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
 from fdlab.figures.style import VERDICT_COLORS
 from fdlab.studies.report import Report, collect_report, find_question
@@ -43,7 +44,11 @@ def write_page(folder: Path, dataset: str, preset: str, notebooks: list[str]) ->
         report = None
         head = f'<p class="finding">{html.escape(str(error))}</p>'
     else:
-        head = f'<p class="finding">{html.escape(report.finding())}</p>' + _show_claims(report)
+        head = (
+            f'<p class="finding">{html.escape(report.finding())}</p>{_show_claims(report)}'
+            f'<h2 id="numbers">The numbers of the paper</h2>{_show_numbers(report)}'
+            f"{_link_ledger(folder)}"
+        )
     title = f"fdlab: {html.escape(dataset)}, preset {html.escape(preset)}"
     shown = [name for name in notebooks if (folder / "notebooks" / f"{name}.ipynb").is_file()]
     names = {stem_of(name): name for name in shown if stem_of(name) != "report"}
@@ -53,8 +58,9 @@ def write_page(folder: Path, dataset: str, preset: str, notebooks: list[str]) ->
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
-        "<p>Which of the FD-CMKD paper's claims hold on this data set, beside the control that "
-        "could refute each. Intervals are 95 %; every table says over what, and its n.</p>",
+        "<p>Which of the FD-CMKD paper's claims and numbers hold on this data set, beside the "
+        "control that could refute each. Intervals are 95 %; every table says over what, and its "
+        "n.</p>",
         head,
         *(_show_study(folder, name, stem, report) for stem, name in names.items()),
         "</body></html>",
@@ -75,7 +81,8 @@ def export_notebook(path: Path) -> Path:
 
 
 def _show_claims(report: Report) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("Claim", "Paper", "Here", "Control", "Verdict"))
+    names = ("Claim", "Paper", "Here", "Control", "n", "Verdict")
+    head = "".join(f"<th>{name}</th>" for name in names)
     rows = []
     for claim in report.claims:
         color = VERDICT_COLORS[claim.verdict]
@@ -83,12 +90,36 @@ def _show_claims(report: Report) -> str:
             f"{html.escape(claim.statement)}<br>"
             f"<span class='small'>{html.escape(claim.where)}</span>",
             *(_break(text) for text in (claim.paper, claim.ours, claim.control)),
+            html.escape(claim.n),
             f"<span class='verdict' style='color:{color}'>{html.escape(claim.verdict)}</span>"
             f"<br><span class='small'>{html.escape(claim.why)}</span>",
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     body = "\n".join(rows)
     return _frame_table(head, body)
+
+
+def _show_numbers(report: Report) -> str:
+    """The report's table of numbers: measured ones first, then a line per reason."""
+    table = tables(report)["numbers"]
+    rows = []
+    for row in table.frame.to_dict("records"):
+        color = VERDICT_COLORS[row["verdict"]]
+        cells = {name: html.escape(cell) for name, cell in row.items()}
+        cells["control"] = _break(row["control"])
+        cells["verdict"] = f"<b style='color:{color}'>{cells['verdict']}</b>"
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells.values()) + "</tr>")
+    names = (name if name == "n" else name.capitalize() for name in table.frame.columns)
+    head = "".join(f"<th>{name}</th>" for name in names)
+    caption = f'<p class="small">{html.escape(table.caption)}</p>'
+    return _frame_table(head, "\n".join(rows)) + caption
+
+
+def _link_ledger(folder: Path) -> str:
+    """To every claim and number as rows, where the report's notebook has written them."""
+    names = [f"{TABLES}/report-ledger.{kind}" for kind in ("json", "csv")]
+    links = [f'<a href="{name}">{name}</a>' for name in names if (folder / name).is_file()]
+    return f'<p class="small">Every row, for programs: {" · ".join(links)}</p>' if links else ""
 
 
 def _show_study(folder: Path, notebook: str, stem: str, report: Report | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fdlab.figures.latex import write_latex
 from fdlab.figures.style import find_venue, styled
 
 FORMATS = ("pdf", "png")
@@ -76,7 +78,7 @@ class Table:
         stem.parent.mkdir(parents=True, exist_ok=True)
         texts = {
             "csv": self.frame.to_csv(index=False),
-            "md": f"{self.frame.to_markdown(index=False)}\n\n{self.caption}\n",
+            "md": f"{self._to_markdown()}\n\n{self.caption}\n",
             "tex": self.to_latex(),
         }
         written = []
@@ -87,18 +89,19 @@ class Table:
         return written
 
     def to_latex(self) -> str:
-        """A `table` environment with booktabs rules; needs the booktabs package alone."""
-        escaped = self.frame.map(_escape).rename(columns=_escape)
-        return escaped.style.hide(axis="index").to_latex(
-            hrules=True,
-            caption=_escape(self.caption),
-            column_format="l" * len(self.frame.columns),
-            position_float="centering",
-        )
+        """See `write_latex`."""
+        rows = [self.frame.columns, *self.frame.to_numpy(dtype=object)]
+        head, *rest = [[str(cell) for cell in row] for row in rows]
+        return write_latex(head, rest, self.caption)
+
+    def _to_markdown(self) -> str:
+        frame = self.frame.map(lambda cell: str(cell).replace("|", r"\|"))
+        return frame.to_markdown(index=False, disable_numparse=True)  # +1.0 stays +1.0
 
     def _repr_html_(self) -> str:
-        note = f"<p><small>{self.caption}</small></p>"
-        return self.frame.to_html(index=False, border=0) + note
+        note = f"<p><small>{html.escape(self.caption)}</small></p>"
+        with pd.option_context("display.max_colwidth", None):  # else cells end in dots
+            return self.frame.to_html(index=False, border=0) + note
 
 
 class Reading:
@@ -113,26 +116,3 @@ class Reading:
             for claim in self.result.claims()
         ]
         return "\n".join([self.result.finding(), "", *lines])
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "→": r"$\rightarrow$",
-    "λ": r"$\lambda$",
-    "Δ": r"$\Delta$",
-    "±": r"$\pm$",
-    "−": r"$-$",
-}
-
-
-def _escape(value: object) -> str:
-    return "".join(_LATEX.get(character, character) for character in str(value))

@@ -98,7 +98,7 @@ VERDICT_COLORS = {
     "differs": "#882255",
     "control matches it": "#0072B2",
     "inconclusive": "#777777",
-    "not run": "#bbbbbb",
+    "not run": "#8c8c8c",
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from fdlab.core.config import Direction, RunConfig
 from fdlab.core.estimate import Estimate
+from fdlab.data import DATASETS
 from fdlab.reference import read_table
 from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
 from fdlab.studies.contrast import (
@@ -18,6 +19,7 @@ from fdlab.studies.contrast import (
     judge,
 )
 from fdlab.studies.plan import Plan, read_list
+from fdlab.studies.published import Place
 from fdlab.studies.ranking import CONVENTIONS, mark_rows
 from fdlab.studies.stats import average_seeds
 from fdlab.training.evaluate import find_correct
@@ -25,6 +27,7 @@ from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import Run
 
 QUESTION = "Does FD-CMKD beat no distillation, and does it beat its own heads without a teacher?"
+TABLE = "fdcmkd_table2_classification"
 RULES = ("validation", "last", "published")
 RULE = "judged by both intervals (seeds, samples) in every direction: above 0, or below"
 SHARED = "and the control matches where heads_only reaches more than half of the gain over none"
@@ -84,6 +87,28 @@ class Comparison:
 
     def find(self, direction: str, method: str) -> Cell:
         return next(c for c in self.cells if (c.direction, c.method) == (direction, method))
+
+    def measured(self) -> dict[Place, Estimate]:
+        """Table 2's cells, validation-selected; {} where the paper has no such data set."""
+        return {place: cell.accuracy["validation"] for place, cell in self._locate().items()}
+
+    def controls(self) -> dict[Place, str]:
+        """Beside each: how the paper selects, and the heads without a teacher."""
+        found = {}
+        for place, cell in self._locate().items():
+            found[place] = f"by the published rule {cell.accuracy['published'].format(1)}"
+            if "heads_only" in self.methods:
+                heads = self.find(cell.direction, "heads_only").accuracy["validation"]
+                found[place] += f"; heads_only {heads.format(1)}"
+        return found
+
+    def _locate(self) -> dict[Place, Cell]:
+        reports = DATASETS[self.dataset].reports
+        return {
+            (TABLE, cell.method, f"{reports}_{Direction.split(cell.direction)[1]}"): cell
+            for cell in self.cells
+            if reports
+        }
 
     def finding(self) -> str:
         parts = []
@@ -265,14 +290,14 @@ def find_published(reports: str, direction: str, method: str) -> float | None:
     if not reports:
         return None
     column = f"{reports}_{Direction.split(direction)[1]}"
-    for row in read_table("fdcmkd_table2_classification"):
+    for row in read_table(TABLE):
         if row["method"] == method and row.get(column):
             return float(row[column])
     return None
 
 
 def _published_gap(versus: str) -> str:
-    rows = {row["method"]: row for row in read_table("fdcmkd_table2_classification")}
+    rows = {row["method"]: row for row in read_table(TABLE)}
     gaps = [
         float(rows["fdcmkd"][column]) - float(rows[versus][column])
         for column in rows["fdcmkd"]

@@ -10,7 +10,7 @@ import numpy as np
 from fdlab.core.config import Direction, RunConfig
 from fdlab.core.records import RunRecord
 from fdlab.methods import METHODS
-from fdlab.studies.claims import OPEN, REFUTED, SUPPORTED, Claim
+from fdlab.studies.claims import OPEN, REFUTED, SUPPORTED, Claim, describe_n
 from fdlab.studies.plan import Plan
 from fdlab.training.pool import ensure_runs
 
@@ -86,6 +86,7 @@ class Distillation:
                     f"one run; agrees (differs) where the part is above (below) {FELT:.0%} in "
                     "every epoch; a part of the loss, not yet of its gradient"
                 ),
+                n=describe_n(self.n["train"], 1, "training"),
             )
         ]
 

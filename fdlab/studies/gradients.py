@@ -13,7 +13,7 @@ from fdlab.losses.features import logmse, mse, normalise
 from fdlab.reference import read_table
 from fdlab.spectral.bands import split_bands
 from fdlab.studies.banks import load_unimodal_banks
-from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
+from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim, describe_n
 from fdlab.studies.plan import Plan
 from fdlab.studies.stats import average_seeds
 from fdlab.training.pool import ensure_runs
@@ -148,6 +148,7 @@ class Gradients:
                 ),
                 verdict=MATCHED if weak else SUPPORTED if strong else OPEN,
                 why=f"control matches: plain MSE is within {SMALL:.0%} for every pair",
+                n=describe_n(self.n, next(iter(after.values())).n),
             )
         ]
         return claims + ([self._claim_share()] if self.traces else [])
@@ -171,6 +172,7 @@ class Gradients:
                 f"agrees (differs) where their part of the terms' gradient norms, interval over "
                 f"seeds included, is above (below) {FELT:.0%} at both places"
             ),
+            n=f"{len(plain.steps)} training steps, {shares[PLACES[0]].n} seeds",
         )
 
 

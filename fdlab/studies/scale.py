@@ -11,15 +11,18 @@ import torch
 
 from fdlab.core.estimate import Estimate
 from fdlab.core.seeding import derive_seed
+from fdlab.data import DATASETS
 from fdlab.losses.features import normalise
 from fdlab.reference import read_table
 from fdlab.spectral.bands import split_bands
 from fdlab.studies.banks import load_unimodal_banks
 from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
 from fdlab.studies.plan import Plan
+from fdlab.studies.published import Place
 from fdlab.studies.stats import LEVEL, RESAMPLES, average_seeds
 
 QUESTION = "Do the modalities' features differ in mean and deviation, as the scale step assumes?"
+TABLE = "fdcmkd_figure1_scale"
 QUANTITIES = ("mean", "deviation", "dc_share")
 STEPS = ("raw", "standardised", "bands")
 DIGITS = 5  # significant ones of a stored profile
@@ -124,6 +127,23 @@ class Scale:
         gaps = [self.list_gaps(quantity, m, m, step) for m in (one, two)]
         return float(np.concatenate(gaps).max()) if len(self.seeds) > 1 else math.nan
 
+    def measured(self) -> dict[Place, Estimate]:
+        """Figure 1's two gaps, audio less visual; {} where the paper has no such data set."""
+        reports = DATASETS[self.dataset].reports
+        if not reports or not {"audio", "visual"} <= set(self.modalities):
+            return {}
+        return {
+            (TABLE, quantity, reports): self.compare(quantity, "audio", "visual")
+            for quantity in ("mean", "deviation")
+        }
+
+    def controls(self) -> dict[Place, str]:
+        return {
+            place: "two seeds of one modality differ by up to "
+            f"{self.find_seed_gap(place[1], 'audio', 'visual'):.2f}"
+            for place in self.measured()
+        }
+
     def finding(self) -> str:
         one, two = max(self.pairs, key=lambda pair: abs(self.compare("mean", *pair).mean))
         many = len(self.seeds) > 1
@@ -162,7 +182,7 @@ class Scale:
             for pair in self.pairs
         ]
         matched = many and not any(wider.values())
-        published = {row["quantity"]: row for row in read_table("fdcmkd_figure1_scale")}
+        published = {row["quantity"]: row for row in read_table(TABLE)}
         return [
             Claim(
                 statement="Features of different modalities differ in scale",

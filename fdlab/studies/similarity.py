@@ -9,6 +9,7 @@ import numpy as np
 from fdlab.core.config import RunConfig
 from fdlab.core.estimate import Estimate
 from fdlab.core.seeding import derive_seed
+from fdlab.data import DATASETS
 from fdlab.reference import read_table
 from fdlab.spectral.bands import count_low_bins, count_low_dims
 from fdlab.spectral.bases import make_basis, require_basis
@@ -19,9 +20,10 @@ from fdlab.studies.banks import (
     load_unimodal_banks,
     load_untrained_banks,
 )
-from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
+from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim, describe_n
 from fdlab.studies.detection import Detection, score_detectors
 from fdlab.studies.plan import Plan
+from fdlab.studies.published import Place
 from fdlab.studies.stats import (
     average_halves,
     average_samples,
@@ -32,7 +34,9 @@ from fdlab.studies.stats import (
 from fdlab.training.pool import run_side_by_side
 
 QUESTION = "Do two modalities share their low frequencies, or only the mean of their features?"
+TABLE = "fdcmkd_table1_similarity"
 BANDS = ("raw", "low+dc", "low", "dc", "high")
+PUBLISHED = {"raw": "raw", "low": "low+dc", "high": "high"}  # row of Table 1 → band
 MEASURES = ("cosine", "cka", "cka_debiased", "neighbours")
 FEATURE = "feature"  # the node that FD-CMKD distils
 SHUFFLED = ("shuffled", "in_class")
@@ -134,6 +138,28 @@ class Similarity:
         key = (measure, pair, band, node)
         return next((r for r in self.rows if (r.measure, r.pair, r.band, r.node) == key), None)
 
+    def measured(self) -> dict[Place, Estimate]:
+        """Table 1's cells; {} where the paper has no such data set."""
+        return {place: row.seeds for place, row in self._locate().items()}
+
+    def controls(self) -> dict[Place, str]:
+        return {
+            place: f"closed form from the mean {row.predicted:.2f}; "
+            f"shuffled pairs {row.nulls['shuffled'].level.format(2)}"
+            for place, row in self._locate().items()
+        }
+
+    def _locate(self) -> dict[Place, Row]:
+        """The paper's sets have one pair, and its split is half of the Fourier bins."""
+        reports = DATASETS[self.dataset].reports
+        if not reports or len(self.pairs) != 1:
+            return {}
+        plain = (self.cutoff, self.basis) == (Settings.cutoff, Settings.basis)
+        bands = PUBLISHED if plain else {"raw": "raw"}
+        found = {(TABLE, name, reports): self.find("cosine", self.pairs[0], band)
+                 for name, band in bands.items()}  # fmt: skip
+        return {place: row for place, row in found.items() if row}
+
     def finding(self) -> str:
         rows = [self.find("cosine", p, "low+dc") for p in self.pairs]
         gaps = [abs(row.mean - row.predicted) for row in rows]
@@ -167,7 +193,8 @@ class Similarity:
             self._claim_frequency(),
             self._claim_cka(),
         ]
-        return [claim for claim in claims if claim]
+        n = describe_n(self.n, self.rows[0].seeds.n)
+        return [replace(claim, n=n) for claim in claims if claim]
 
     def _claim_cosine(self) -> Claim:
         low = [self.find("cosine", p, "low+dc") for p in self.pairs]
@@ -731,7 +758,7 @@ def measure_low_fraction(dim: int, cutoff: float) -> float:
 
 def describe_published() -> str:
     """The paper's Table 1 in one line."""
-    rows = {row["feature"]: row for row in read_table("fdcmkd_table1_similarity")}
+    rows = {row["feature"]: row for row in read_table(TABLE)}
     names = {"cremad": "CREMA-D", "ave": "AVE"}
     return "; ".join(
         ", ".join(f"{feature} {rows[feature][column]}" for feature in rows) + f" ({name})"
