@@ -27,11 +27,12 @@ from fdlab.studies.ablation import (
     compare_rows,
     configure_ablation,
     describe_step,
-    list_published,
+    read_published,
 )
 from fdlab.studies.contrast import contrast_answers
 from fdlab.studies.gradients import DISTANCES, PLACES, configure_probes, measure_gradients
 from fdlab.studies.plan import make_plan
+from fdlab.studies.published import SOURCES
 from fdlab.studies.sensitivity import (
     check_weights,
     configure_grid,
@@ -55,8 +56,8 @@ def result(plan):
 
 
 def test_every_row_of_the_papers_tables_is_a_row_of_ours():
-    for table, (name, columns) in REFERENCE.items():
-        paper = {" ".join(row[c] for c in columns) for row in read_table(name)}
+    for table, name in REFERENCE.items():
+        paper = {" ".join(row[c] for c in SOURCES[name].keys) for row in read_table(name)}
         assert paper == set(KEYS[table].values())
         assert set(KEYS[table]) == set(TABLES[table]) <= set(VARIANTS)
     assert {name for rows in TABLES.values() for name in rows} == set(VARIANTS)
@@ -67,7 +68,7 @@ def test_the_rows_are_the_papers_options(plan):
     options = {n: complete(configure_variant(plan, n, way, 0)).options for n in VARIANTS}
     parts = {"freq": "frequency", "align": "align", "scale": "scale", "log": "log"}
     for name, key in KEYS["table4"].items():
-        row = dict(zip(REFERENCE["table4"][1], key.split(), strict=True))
+        row = dict(zip(SOURCES[REFERENCE["table4"]].keys, key.split(), strict=True))
         if name == "feat":
             assert set(row.values()) == {"0"}  # the Feat row, which is every part off
             continue
@@ -148,8 +149,8 @@ def test_the_ablation_is_drawn_tabled_and_read_back(result, tmp_path):
 def test_the_papers_steps_are_read_from_its_table():
     assert describe_step("log").startswith("+1.9 (cremad_audio), +0.4 (cremad_visual)")
     assert describe_step("scale").startswith("+0.4 (cremad_audio), +1.9 (cremad_visual)")
-    assert list_published("table8", "low_only")["ave_visual"] == "44.5"
-    assert list_published("controls", "dct") == {} == list_published("table4", "dct")
+    assert read_published("table8", "low_only")["ave_visual"] == "44.5"
+    assert read_published("controls", "dct") == {} == read_published("table4", "dct")
     assert set(STEPS) == {"frequency", "align", "scale", "log"}
 
 

@@ -17,19 +17,12 @@ from fdlab.figures.plate import Plate, Table
 from fdlab.figures.save import draw_study, redraw, save_study
 from fdlab.figures.style import METHOD_COLORS, METHOD_MARKERS, VENUES, arrow, styled
 from fdlab.studies.plan import make_plan
-from fdlab.studies.similarity import BANDS, measure_similarity
+from fdlab.studies.similarity import measure_similarity
 
 
 @pytest.fixture(scope="module")
 def result():
     return measure_similarity(make_plan("planted", "quick"), shuffles=20)
-
-
-def test_bars_are_the_studys_means(result):
-    axis = figures.plates(result)["cosine"].figure.axes[0]
-    heights = [bar.get_height() for bar in axis.patches]
-    pair = result.pairs[0]
-    assert heights == pytest.approx([result.average("cosine", pair, b).mean for b in BANDS])
 
 
 @pytest.mark.parametrize("venue", VENUES)
@@ -42,7 +35,13 @@ def test_text_is_legible_at_column_width_and_inside_the_figure(result):
     figure = figures.plates(result)["cosine"].figure
     renderer = figure.canvas.get_renderer()
     box = figure.bbox
+    hidden = set()  # labels of ticks outside the axis, which are not drawn
+    for axis in (a for axes in figure.axes for a in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        outside = [t for t in axis.get_major_ticks() if not low <= t.get_loc() <= high]
+        hidden.update(label for tick in outside for label in (tick.label1, tick.label2))
     texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text()]
+    texts = [t for t in texts if t not in hidden]
     assert texts
     for text in texts:
         extent = text.get_window_extent(renderer)

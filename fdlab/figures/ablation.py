@@ -17,7 +17,7 @@ from fdlab.studies.ablation import (
     LEARNED,
     TEACHERS,
     Ablation,
-    list_published,
+    read_published,
 )
 
 # Group → colour and words; a row that is in none of the others is one of the paper's own.
@@ -152,6 +152,6 @@ def _describe(result: Ablation, table: str, line, marks: str) -> dict[str, str]:
         cells["minus its heads"] = line.versus_heads.both.format(1, sign=True)
     if table == "controls":
         cells["epochs"] = str(line.epochs)
-    for column, value in list_published(table, line.name).items():
+    for column, value in read_published(table, line.name).items():
         cells[f"paper, {column.replace('_', ' ')}"] = value
     return cells

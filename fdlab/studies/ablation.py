@@ -13,6 +13,7 @@ from fdlab.reference import read_table
 from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
 from fdlab.studies.contrast import Contrast, contrast_answers, correct_contrasts, judge
 from fdlab.studies.plan import Plan, read_list
+from fdlab.studies.published import SOURCES
 from fdlab.studies.ranking import CONVENTIONS, mark_rows
 from fdlab.studies.stats import average_seeds
 from fdlab.studies.variants import TABLES, VARIANTS, configure_variant, find_variants
@@ -33,10 +34,10 @@ STEPS = {
     "log": ("full", "no_log"),
 }
 REFERENCE = {
-    "table4": ("fdcmkd_table4_components", ("freq", "align", "scale", "log")),
-    "table6": ("fdcmkd_table6_losses", ("low_loss", "high_loss")),
-    "table7": ("fdcmkd_table7_cutoff", ("cutoff",)),
-    "table8": ("fdcmkd_table8_bands", ("high", "low")),
+    "table4": "fdcmkd_table4_components",
+    "table6": "fdcmkd_table6_losses",
+    "table7": "fdcmkd_table7_cutoff",
+    "table8": "fdcmkd_table8_bands",
 }
 # Row of ours → the key of the paper's row, per table.
 KEYS = {
@@ -120,7 +121,7 @@ class Ablation:
         if not self.reports:
             return {}
         return {
-            (REFERENCE[table][0], KEYS[table][name], f"{self.reports}_{student}"): line.accuracy
+            (REFERENCE[table], KEYS[table][name], f"{self.reports}_{student}"): line.accuracy
             for table, names in self.tables.items()
             if table in KEYS
             for name in names
@@ -287,16 +288,17 @@ def _describe_published_bands() -> str:
 
 
 def _key_rows(table: str) -> list[tuple[dict[str, str], str]]:
-    name, columns = REFERENCE[table]
-    return [(row, " ".join(row[c] for c in columns)) for row in read_table(name)]
+    """The paper's rows of a table, each with its key."""
+    name = REFERENCE[table]
+    return [(row, " ".join(row[c] for c in SOURCES[name].keys)) for row in read_table(name)]
 
 
-def list_published(table: str, name: str) -> dict[str, str]:
+def read_published(table: str, name: str) -> dict[str, str]:
     """Column → the paper's accuracy (%) of a row; empty for a row that it does not have."""
     wanted = KEYS.get(table, {}).get(name)
     for row, key in _key_rows(table) if wanted else []:
         if key == wanted:
-            return {c: value for c, value in row.items() if c not in REFERENCE[table][1]}
+            return {c: value for c, value in row.items() if c not in SOURCES[REFERENCE[table]].keys}
     return {}
 
 
