@@ -14,7 +14,7 @@ EQUAL = Sizes(12, 12, 4)
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("fdcmkd", {"frequencies": True}, "did you mean 'frequency'.*cutoff, dc, reduction"),
+        ("fdcmkd", {"frequencies": True}, "did you mean 'frequency'.*cutoff, dc, bands"),
         ("heads_only", {"low_weight": 1.0}, "Choices: frequency, align, cutoff, dc"),
         ("none", {"weight": 1.0}, "none has no options"),
         ("fdcmkd", {"align": 1}, "expected bool"),

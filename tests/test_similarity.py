@@ -210,11 +210,11 @@ def test_the_curve_is_what_splitting_at_every_cutoff_gives(basis, dim):
              for x in (one, two)]
             for dc in ("low", "drop")
         )  # fmt: skip
-        assert curve.cosine[0, place] == pytest.approx(row_cosines(*kept).mean(), abs=1e-10)
+        assert curve.cosine[0, place] == pytest.approx(row_cosines(*kept).mean(), abs=1e-6)
         if place:
             expected = linear_cka(*dropped, debiased=True)
-            assert curve.cka[0, place] == pytest.approx(expected, abs=1e-8)
-    assert curve.cosine[0, -1] == pytest.approx(row_cosines(one, two).mean())
+            assert curve.cka[0, place] == pytest.approx(expected, abs=1e-6)
+    assert curve.cosine[0, -1] == pytest.approx(row_cosines(one, two).mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("cutoff", [0.25, 0.5, 0.75])
