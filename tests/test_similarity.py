@@ -30,18 +30,28 @@ from fdlab.studies.similarity import (
     BANDS,
     FEATURE,
     MEASURES,
+    NULLS,
     SHUFFLED,
     SPLIT,
     Settings,
     Similarity,
-    compare_sides,
     describe_published,
+    describe_sides,
     draw_null,
+    judge_sides,
     measure_low_fraction,
     measure_similarity,
     trace_curve,
 )
 from fdlab.studies.stats import compare_to_null
+
+
+def compare_sides(sides, labels, settings, seed=0):
+    """What the study does for one pair at one node, in one process."""
+    measured = describe_sides(sides, {}, settings)
+    nulls = {name: draw_null(name, sides, labels, settings, seed) for name in NULLS}
+    return judge_sides(measured, nulls, sides, settings)
+
 
 QUICK = Settings(shuffles=200, splits=40, halves=10)
 
@@ -51,7 +61,7 @@ def measure_planted(settings=QUICK, seeds=1, **options):
     for seed in range(seeds):
         one, two, labels = plant(PlantedOptions(events=300, dim=64, seed=seed, **options))
         sides.append((one, two))
-    rows = compare_sides(sides, {}, labels, settings)
+    rows = compare_sides(sides, labels, settings)
     return {(row.measure, row.band): row for row in rows}
 
 
@@ -240,7 +250,7 @@ def test_a_mean_alone_is_never_called_support(cutoff):
 
 def test_opposite_means_mirror_the_closed_form():
     one, two, labels = plant(PlantedOptions(events=300, dim=64, strength=0.0, mean=1.0))
-    rows = compare_sides([(one, -two)], {}, labels, Settings(shuffles=9, splits=2, halves=0))
+    rows = compare_sides([(one, -two)], labels, Settings(shuffles=9, splits=2, halves=0))
     low = next(row for row in rows if (row.measure, row.band) == ("cosine", "low+dc"))
     assert low.mean < -0.5 and low.mean == pytest.approx(low.predicted, abs=0.02)
 
@@ -255,7 +265,7 @@ def test_the_low_fraction_counts_dimensions():
 def test_bands_of_unequal_widths_have_no_cosine():
     one, _, labels = plant(PlantedOptions(events=60, dim=32))
     two, _, _ = plant(PlantedOptions(events=60, dim=16))
-    rows = compare_sides([(one, two)], {}, labels, Settings(shuffles=9, splits=2, halves=0))
+    rows = compare_sides([(one, two)], labels, Settings(shuffles=9, splits=2, halves=0))
     assert {row.measure for row in rows} == set(MEASURES[1:])
 
 

@@ -13,7 +13,6 @@ from fdlab.studies.ranking import mark_rows
 from fdlab.studies.stats import (
     MOST_SEEDS,
     RESAMPLES,
-    average_both,
     average_halves,
     average_seeds,
     compare_answers,
@@ -94,7 +93,7 @@ def test_the_hierarchical_interval_knows_both_sources():
     seeds, samples = 12, 300
     by_seed, by_sample = rng.normal(0, 3, (seeds, 1)), rng.normal(0, 20, (1, samples))
     values = 2 + by_seed + by_sample + rng.normal(0, 1, (seeds, samples))
-    both = average_both(values)
+    both, _ = compare_both(values)
     # Percentile intervals of two independent sources add up as their variances do.
     wide = np.sqrt(values.mean(axis=1).var() / seeds + values.mean(axis=0).var() / samples)
     assert (both.high - both.low) / 2 == pytest.approx(1.96 * wide, rel=0.1)
@@ -150,6 +149,7 @@ def test_a_contrast_is_paired_and_knows_its_tests():
     expected = average_seeds(gaps)
     assert (found.seeds.low, found.seeds.high) == pytest.approx((expected.low, expected.high))
     assert found.samples.mean == pytest.approx(gaps.mean()) and found.samples.n == 400
+    assert found.flips == pytest.approx(2 / 2**6)
     assert len(found.mcnemar) == 6 and (found.mcnemar < 0.01).all()
     assert found.beats() and not found.loses() and judge([found]) == claims.SUPPORTED
     assert judge([contrast_answers(two, one)]) == claims.REFUTED

@@ -31,6 +31,8 @@ def describe_contrast(contrast: Contrast) -> dict[str, str]:
         "over both": contrast.both.format(1, sign=True),
         "Holm p": "" if math.isnan(contrast.holm) else f"{contrast.holm:.3f}",
     }
+    if contrast.seeds.known:
+        cells["sign-flip p"] = f"{contrast.flips:.3f}"
     if len(contrast.mcnemar):
         cells["McNemar"] = f"{int((contrast.mcnemar < 0.05).sum())}/{len(contrast.mcnemar)}"
     if np.isfinite(contrast.detectable):
@@ -44,7 +46,8 @@ def explain_contrast(versus: str) -> str:
     return (
         f"Difference: points above {versus}, paired by seed, 95 % interval over seeds; over the "
         f"test samples; over both (hierarchical bootstrap, too short with few seeds) with Holm's p "
-        f"over the table. McNemar: seeds whose two runs differ at 5 % on the same samples. "
+        f"over the table; the exact sign-flip test over seeds. McNemar: seeds whose two runs differ "
+        f"at 5 % on the same samples. "
         f"Detectable: the smallest true difference that a paired t-test on these seeds finds with "
         f"80 % power; then the seeds that a difference of one point would need."
     )

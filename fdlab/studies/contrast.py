@@ -14,6 +14,7 @@ from fdlab.studies.stats import (
     average_seeds,
     compare_answers,
     compare_both,
+    compare_seeds,
     correct_holm,
     count_seeds,
     find_detectable,
@@ -28,9 +29,10 @@ class Contrast:
 
     seeds: mean with Student's t interval over S seeds. samples: over the test samples, seeds
     averaged. both: hierarchical bootstrap over the two, p its p-value, holm corrected over the
-    contrasts of one table and direction (nan before that). mcnemar: (S,) exact p-value of each
-    seed's two runs. detectable: the smallest true difference that S seeds of this spread find with
-    80 % power; needed: seeds for a difference of one point.
+    contrasts of one table and direction (nan before that). flips: p of the exact sign-flip test
+    over seeds, which assumes nothing of their distribution and cannot be below 2 / 2^S. mcnemar:
+    (S,) exact p-value of each seed's two runs. detectable: the smallest true difference that S
+    seeds of this spread find with 80 % power; needed: seeds for a difference of one point.
     """
 
     seeds: Estimate
@@ -38,6 +40,7 @@ class Contrast:
     both: Estimate
     p: float
     holm: float
+    flips: float
     mcnemar: np.ndarray
     detectable: float
     needed: int
@@ -69,6 +72,7 @@ def contrast_gaps(gaps: np.ndarray, mcnemar: np.ndarray | None = None) -> Contra
         both=both,
         p=p,
         holm=np.nan,
+        flips=compare_seeds(each),
         mcnemar=np.empty(0) if mcnemar is None else mcnemar,
         detectable=find_detectable(deviation, len(each)) if len(each) > 1 else np.inf,
         needed=count_seeds(deviation, POINT) if len(each) > 1 else 0,

@@ -400,29 +400,14 @@ class Measured:
     others: dict[str, Found]
 
 
-def compare_sides(
-    sides: Sides,
-    others: dict[str, Sides],
-    labels: np.ndarray,
-    settings: Settings,
-    whole: bool = True,
-    seed: int = 0,
-) -> list[Row]:
-    """All measures and bands of S pairs of aligned (N, D) features, one pair per training seed.
-
-    others: "untrained" and "shared_start" → further pairs. whole: the nulls of the split too, and
-    intervals over samples; else the shuffles alone. `pair` and `node` of the rows, and Holm's
-    correction, are the caller's.
-    """
-    measured = describe_sides(sides, others, settings, whole)
-    names = NULLS if whole else SHUFFLED
-    nulls = {name: draw_null(name, sides, labels, settings, seed) for name in names}
-    return judge_sides(measured, nulls, sides, settings)
-
-
 def describe_sides(
     sides: Sides, others: dict[str, Sides], settings: Settings, whole: bool = True
 ) -> Measured:
+    """All measures and bands of S pairs of aligned (N, D) features, one pair per training seed.
+
+    others: "untrained" and "shared_start" → further pairs. whole: with intervals over samples for
+    what is no mean over samples.
+    """
     bands = [[_cut(x, settings) for x in pair] for pair in sides]
     values = _collect([_measure(pair) for pair in bands])
     halves = settings.halves if whole else 0

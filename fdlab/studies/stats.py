@@ -43,11 +43,6 @@ def average_samples(values: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(mean, float(found.low), float(found.high), len(values))
 
 
-def average_both(values: np.ndarray, seed: int = 0) -> Estimate:
-    """`compare_both` without its p-value."""
-    return compare_both(values, seed)[0]
-
-
 def compare_both(values: np.ndarray, seed: int = 0) -> tuple[Estimate, float]:
     """Mean of (S, n) paired differences with an interval over seeds *and* samples, and a p-value.
 
@@ -145,20 +140,6 @@ def compare_seeds(gaps: np.ndarray | list[float]) -> float:
         rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
-
-
-def compare_difference(gaps: np.ndarray | list[float]) -> float:
-    """Two-sided paired t-test of S differences over seeds (SciPy), 1 where they are all 0.
-
-    The test of the interval that `average_seeds` gives; unlike the sign-flip test it can reach
-    0.05 with few seeds, at the price of assuming normal differences.
-    """
-    gaps = np.asarray(gaps, dtype=float)
-    if len(gaps) < 2:
-        return math.nan
-    if np.ptp(gaps) == 0:
-        return 1.0 if gaps[0] == 0 else 0.0
-    return float(stats.ttest_1samp(gaps, 0.0).pvalue)
 
 
 def find_detectable(deviation: float, seeds: int, level: float = LEVEL) -> float:
