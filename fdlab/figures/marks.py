@@ -46,7 +46,7 @@ def explain_contrast(versus: str) -> str:
     return (
         f"Difference: points above {versus}, paired by seed, 95 % interval over seeds; over the "
         f"test samples; over both (hierarchical bootstrap, too short with few seeds) with Holm's p "
-        f"over the table; the exact sign-flip test over seeds. McNemar: seeds whose two runs differ "
+        f"over the table; the exact sign-flip test over seeds. McNemar: seeds whose runs differ "
         f"at 5 % on the same samples. "
         f"Detectable: the smallest true difference that a paired t-test on these seeds finds with "
         f"80 % power; then the seeds that a difference of one point would need."
