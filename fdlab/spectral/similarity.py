@@ -48,14 +48,16 @@ def mutual_neighbours(one: np.ndarray, two: np.ndarray, k: int = NEIGHBOURS) -> 
     return Pair(one, two, k).neighbours
 
 
-def centre_columns(rows: np.ndarray) -> np.ndarray:
-    """(N, D) less each column's mean over the samples, in float64.
+def centre_columns(rows: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    """(N, D) less each column's mean over the samples, in `dtype`; the mean is taken in float64.
 
     A column that does not vary comes out as exact zeros: what rounding leaves of it would
     otherwise count as shared content.
     """
-    rows = np.asarray(rows, dtype=np.float64)
-    return np.where(np.ptp(rows, axis=0) > 0, rows - rows.mean(axis=0), 0.0)
+    rows = np.asarray(rows, dtype=dtype)
+    centred = rows - rows.mean(axis=0, dtype=np.float64).astype(dtype)
+    centred[:, ~(np.ptp(rows, axis=0) > 0)] = 0.0
+    return centred
 
 
 def find_neighbours(rows: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
@@ -195,18 +197,19 @@ class Pair:
         return cross / plain, debiased
 
 
-def debias(cross: float, first: np.ndarray, second: np.ndarray) -> float:
-    """N (N - 3) times the unbiased HSIC of two centred Gram matrices.
+def debias(cross: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """N (N - 3) times the unbiased HSIC of two centred Gram matrices; nan for N < 4.
 
-    cross: the sum of their entries' products; first, second: their diagonals. Song's estimator
-    takes the matrices without their diagonals; as rows of a centred Gram matrix sum to 0, what is
-    left of a row sums to minus its diagonal entry, and three sums suffice.
+    cross: the sum of their entries' products; first, second: (N,) their diagonals. For E pairs of
+    matrices at once (E,) and (N, E). Song's estimator takes the matrices without their diagonals;
+    as rows of a centred Gram matrix sum to 0, what is left of a row sums to minus its diagonal
+    entry, and three sums suffice.
     """
     n = len(first)
     if n < 4:
-        return np.nan
-    shared = float(first @ second)
-    outer = float(first.sum() * second.sum()) / ((n - 1) * (n - 2))
+        return cross * np.nan
+    shared = np.einsum("n...,n...->...", first, second, dtype=np.float64)
+    outer = first.sum(axis=0) * second.sum(axis=0) / ((n - 1) * (n - 2))
     return cross - shared + outer - 2 * shared / (n - 2)
 
 

@@ -14,6 +14,7 @@ from fdlab.reference import read_table
 from fdlab.spectral.bands import count_low_bins, count_low_dims
 from fdlab.spectral.bases import make_basis, require_basis
 from fdlab.spectral.similarity import Pair, debias, draw_orders, predict_low_cosine, row_cosines
+from fdlab.spectral.sweep import Sweep
 from fdlab.studies.banks import (
     are_alike,
     configure_unimodal,
@@ -679,22 +680,18 @@ def trace_curve(
     bins = np.arange(dim // 2 + 1)
     edges = np.minimum(2 * bins, dim - 1)  # dimensions beside the DC below each cut-off
     coefficients = [tuple(x @ basis.T for x in pair) for pair in sides]
-    cosine = np.array([_trace_cosine(a, b, edges) for a, b in coefficients])
+    with_dc = [Sweep(a, b, edges + 1) for a, b in coefficients]
+    without = [Sweep(a[:, 1:], b[:, 1:], edges) for a, b in coefficients]
+    cosine = np.array([sweep.cosine for sweep in with_dc])
     predicted = np.asarray(predict_low_cosine(cosine[:, -1].mean(), edges / (dim - 1)))
     reordered = np.array([
-        np.mean([_trace_cosine(a @ rows.T, b @ rows.T, edges) for a, b in sides], axis=0)
+        np.mean([Sweep(a @ rows.T, b @ rows.T, edges + 1).cosine for a, b in sides], axis=0)
         for rows in (basis[:, rng.permutation(dim)] for _ in range(settings.splits))
     ])  # fmt: skip
     orders = draw_orders(len(sides[0][0]), settings.splits, rng)
-    shuffled = np.array([
-        np.mean([_trace_cosine(a, b[order], edges) for a, b in coefficients], axis=0)
-        for order in orders
-    ])  # fmt: skip
-    cka = np.array([_trace_cka(a, b, edges) for a, b in coefficients])
-    cka_shuffled = np.array([
-        np.mean([_trace_cka(a, b[order], edges) for a, b in coefficients], axis=0)
-        for order in orders
-    ])  # fmt: skip
+    shuffled = np.mean([sweep.shuffle_cosine(orders) for sweep in with_dc], axis=0)
+    cka = np.array([sweep.cka_debiased for sweep in without])
+    cka_shuffled = np.mean([sweep.shuffle_cka(orders)[1] for sweep in without], axis=0)
     away = np.abs(cosine.mean(axis=0) - predicted)
     null = np.abs(reordered - predicted).max(axis=1)
     spans = [np.quantile(x, [0.025, 0.975], axis=0) for x in (reordered, shuffled, cka_shuffled)]
@@ -705,34 +702,6 @@ def trace_curve(
         where=float(away.argmax() / bins[-1]),
         p=compare_to_null(float(away.max()), null, two_sided=False),
     )
-
-
-def _trace_cosine(one: np.ndarray, two: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(E,) mean row cosine of the first 1 + edge coefficients: the DC and the low band."""
-    cross, first, second = (
-        np.cumsum(product, axis=1)[:, edges] for product in (one * two, one * one, two * two)
-    )
-    scale = np.sqrt(first * second)
-    return np.divide(cross, scale, out=np.zeros_like(cross), where=scale > 0).mean(axis=0)
-
-
-def _trace_cka(one: np.ndarray, two: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(E,) debiased linear CKA of the coefficients after the DC up to each edge; 0 of none."""
-    one, two = (x[:, 1:] - x[:, 1:].mean(axis=0) for x in (one, two))
-    energies = [np.cumsum(x * x, axis=1) for x in (one, two)]
-    n = len(one)
-
-    def trace(left: int, right: int) -> np.ndarray:
-        pair = (one, two)
-        squares = np.square(pair[left].T @ pair[right])
-        cross = np.diagonal(np.cumsum(np.cumsum(squares, axis=0), axis=1))
-        shared = (energies[left] * energies[right]).sum(axis=0)
-        outer = energies[left].sum(axis=0) * energies[right].sum(axis=0)
-        return cross - shared + outer / ((n - 1) * (n - 2)) - 2 * shared / (n - 2)
-
-    scale = trace(0, 0) * trace(1, 1)
-    scale = np.sqrt(np.where(scale > 0, scale, np.inf))
-    return np.concatenate([[0.0], trace(0, 1) / scale])[edges]
 
 
 def measure_low_fraction(dim: int, cutoff: float) -> float:
