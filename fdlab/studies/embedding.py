@@ -22,7 +22,7 @@ from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
 from fdlab.studies.comparison import configure_methods
 from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.stats import average_samples, average_seeds
-from fdlab.training.pool import ensure_runs
+from fdlab.training.pool import ensure_runs, run_side_by_side
 
 QUESTION = (
     "Does distillation make the student's features cluster better, or mix with the teacher's?"
@@ -245,27 +245,28 @@ def embed_features(
     limit = 2 * len(labels) - 1
     if not all(1 <= perplexity <= limit for perplexity in perplexities):
         raise UserError(f"perplexities are {perplexities}: expected 1 to {limit} neighbours")
-    panels: list[Panel] = []
-    reference = None
-    for seed in plan.seeds[:drawn]:
-        for perplexity in perplexities:
-            for method in methods:
-                both = np.concatenate(
-                    [teachers[seed]["feature"], students[method, seed]["feature"]]
-                )
-                points = project(both, perplexity, seed)
-                reference = lay_flat(points) if reference is None else reference
-                aligned, disparity = align(points, reference)
-                panels.append(
-                    Panel(
-                        method=method,
-                        seed=seed,
-                        perplexity=perplexity,
-                        points=np.round(aligned, 2).astype(np.float32),
-                        trustworthiness=measure_trust(both, points),
-                        disparity=disparity,
-                    )
-                )
+    keys = [(s, p, m) for s in plan.seeds[:drawn] for p in perplexities for m in methods]
+    pictured = {
+        (seed, method): np.concatenate(
+            [teachers[seed]["feature"], students[method, seed]["feature"]]
+        )
+        for seed, _, method in keys
+    }
+    drawings = run_side_by_side([(project, (pictured[s, m], p, s)) for s, p, m in keys])
+    reference = lay_flat(drawings[0])
+    panels = []
+    for (seed, perplexity, method), points in zip(keys, drawings, strict=True):
+        aligned, disparity = align(points, reference)
+        panels.append(
+            Panel(
+                method=method,
+                seed=seed,
+                perplexity=perplexity,
+                points=np.round(aligned, 2).astype(np.float32),
+                trustworthiness=measure_trust(pictured[seed, method], points),
+                disparity=disparity,
+            )
+        )
     purities = {
         m: np.stack([measure_purity(students[m, s]["feature"], labels) for s in plan.seeds])
         for m in methods
