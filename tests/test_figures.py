@@ -85,6 +85,16 @@ def test_tables_escape_for_latex_and_keep_their_rows(tmp_path):
         assert list(csv.reader(handle))[1:] == frame.to_numpy().tolist()
 
 
+def test_marked_rows_are_bold_and_underlined_in_latex():
+    frame = pd.DataFrame({"row": ["a", "b", "c"], "accuracy (%)": ["71.0 **", "70.2 *", "1.0"]})
+    latex = Table(frame, "x").to_latex()
+    assert (
+        r"\textbf{71.0}" in latex
+        and r"\underline{70.2}" in latex
+        and "*" not in latex.replace("table*", "")
+    )
+
+
 def test_saving_and_redrawing_leave_the_same_figures(result, tmp_path):
     folder = save_study("similarity", result, folder=tmp_path / "suite")
     assert redraw(folder, tmp_path / "again") == ["similarity"]

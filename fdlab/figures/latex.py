@@ -9,6 +9,7 @@ COLUMN, WIDE = 48, 100  # characters that fit a column of two, and 7 inches of t
 SMALL = {r"\scriptsize": 125, r"\tiny": 170}  # the same text at these sizes
 GAP = 2  # characters between two columns
 PAGE = 64  # lines of \scriptsize that fit a page, less the caption
+BEST_MARK, SECOND_MARK = " **", " *"  # of a table's best and second best row, in text
 SIGNS = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -71,6 +72,14 @@ def escape(value: object) -> str:
     return "".join(SIGNS.get(character, character) for character in str(value))
 
 
+def _write_cell(value: str) -> str:
+    """A best row's value bold, a second best one's underlined, as papers print them."""
+    for mark, command in ((BEST_MARK, "textbf"), (SECOND_MARK, "underline")):
+        if value.endswith(mark):
+            return rf"\{command}{{{escape(value.removesuffix(mark))}}}"
+    return escape(value)
+
+
 def share_width(head: list[str], rows: list[list[str]], room: int) -> list[float]:
     """Characters per column, `room` less the gaps in all: what its longest word needs, and of the
     rest a share by how much its cells hold on average."""
@@ -120,6 +129,6 @@ def _frame(
 
 def _join(cells: list[str]) -> str:
     """A row. What follows the break of the row before would read [ or * as its argument."""
-    first, *rest = map(escape, cells)
+    first, *rest = map(_write_cell, cells)
     guard = "{}" if first[:1] in ("[", "*") else ""
     return " & ".join([guard + first, *rest]) + r" \\"

@@ -6,19 +6,21 @@ import math
 
 import numpy as np
 
+from fdlab.figures.latex import BEST_MARK, SECOND_MARK
 from fdlab.studies.contrast import Contrast
 from fdlab.studies.ranking import BEST, SECOND
 from fdlab.studies.stats import MOST_SEEDS
 
-MARKS = {BEST: " **", SECOND: " *", "": ""}
+MARKS = {BEST: BEST_MARK, SECOND: SECOND_MARK, "": ""}
 
 
 def explain_marks(convention: str) -> str:
     """What MARKS mean under a convention of `ranking.mark_rows`."""
     if convention == "paper":
-        return "** and *: highest and second highest mean, whether or not the difference holds."
+        return "** (bold) and * (underlined): the two highest means, whether or not they hold."
     return (
-        "** (*): better than every row (every lower row) by the hierarchical bootstrap, "
+        "** (bold): better than every row; * (underlined): than every lower row; by the "
+        "hierarchical bootstrap, "
         "Holm-corrected, 5 %."
     )
 

@@ -41,7 +41,7 @@ def draw_measure(axis, result: Similarity, measure: str, pair: str) -> None:
                 place - 0.34, row.predicted, "x", color=CLOSED, markersize=6, mew=1.3, zorder=5
             )
         if len(row.shared_start):
-            axis.plot(place + 0.47, row.shared_start.mean(), "^", mfc="none", mec=INK, markersize=4)
+            axis.plot(place + 0.47, row.shared.mean, "^", mfc="none", mec=INK, markersize=4)
     axis.axhline(0, color=INK, linewidth=0.6)
     for place in range(1, len(bands)):
         axis.axvline(place - 0.5, color="#dddddd", linewidth=0.5)
@@ -276,7 +276,7 @@ def _describe(row) -> dict[str, str]:
         p = f" (p {null.holm:.3f})" if np.isfinite(null.holm) else ""
         cells[NULLS[name][1]] = f"{null.level.mean:.3f}{p}"
     if len(row.shared_start):
-        cells["one initialisation"] = f"{row.shared_start.mean():.3f}"
+        cells["one initialisation"] = row.shared.format(3)
     return cells
 
 

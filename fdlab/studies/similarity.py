@@ -89,6 +89,11 @@ class Row:
         """Over seeds."""
         return average_seeds(self.values)
 
+    @property
+    def shared(self) -> Estimate:
+        """With one initialisation for both networks, over seeds."""
+        return average_seeds(self.shared_start)
+
 
 @dataclass(frozen=True)
 class Curve:
