@@ -30,7 +30,7 @@ SHOWN = {
     "sensitivity": "grid",
     "protocol": "rules",
 }
-SHRINK = 2 / 3  # of the PNGs' 300 dots per inch, and as many colours as a palette holds
+SHRINK = 0.6  # of the PNGs' 300 dots per inch, and as many colours as a palette holds
 COLOURS = 128
 
 
