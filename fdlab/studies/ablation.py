@@ -137,6 +137,9 @@ class Ablation:
             rows = [self.find(direction, name) for name in (*BASES, *TEACHERS, HEADS)]
             rows = [row for row in rows if row]
             same = [row.words for row in rows if not row.versus_full.both.excludes(0)]
+            above = [row.words for row in rows if row.versus_full.both.low > 0]
+            if above:
+                text += f"; above it: {', '.join(above)}"
             if same:
                 text += f"; not told apart from it: {', '.join(same)}"
             learned = [self.find(direction, name) for name in LEARNED]

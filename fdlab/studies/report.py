@@ -164,4 +164,4 @@ def _count(verdicts: list[str]) -> dict[str, int]:
 
 
 def _list(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return ", ".join(f"{verdict} {count}" for verdict, count in counts.items())

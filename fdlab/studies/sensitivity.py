@@ -65,7 +65,8 @@ class Sensitivity:
             f"{g.versus_chosen.both.format(1, sign=True)} above λ = {CHOSEN:g}"
             for g in self.grids
         ]
-        return f"{len(self.seeds)} seeds, n = {self.n}: {'; '.join(parts)}."
+        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        return f"{seeds}, n = {self.n}: {'; '.join(parts)}."
 
     def claims(self) -> list[Claim]:
         inside = [grid.spread <= grid.noise[1] for grid in self.grids]
