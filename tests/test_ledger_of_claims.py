@@ -244,7 +244,7 @@ def test_a_data_set_of_the_papers_gets_its_verdicts(report):
     assert "published rule" in number.control and "heads_only 63.2" in number.control
     assert "closed form" in found[ONE, "low", "cremad"].control
     assert "two seeds" in found["fdcmkd_figure1_scale", "mean", "cremad"].control
-    assert f"{len(expected)} were measured here (4 agrees, 3 differs)" in report.finding()
+    assert f"{len(expected)} were measured here (agrees 4, differs 3)" in report.finding()
 
 
 def test_what_was_not_measured_says_why(report):
