@@ -135,7 +135,8 @@ def tables(result: Ablation, marks: str = "tested") -> dict[str, Table]:
                 ]
             ).fillna(""),
             f"{TITLES[table]}: {about}, interval over seeds. Differences in points, paired by seed "
-            f"and sample, with the interval of the hierarchical bootstrap over both, which is too short with few seeds; "
+            f"and sample, with the interval of the hierarchical bootstrap over both, which is too "
+            f"short with few seeds; "
             f"p: of the gain over no distillation, Holm over all rows. {explain_marks(marks)}"
             + (" The last columns are the paper's own numbers." if table in KEYS else ""),
         )
