@@ -53,11 +53,6 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
-    @property
-    def optimism(self) -> float:
-        """What the published rule adds to the validation-selected number (a fraction)."""
-        return self.scores["published"].accuracy - self.scores["validation"].accuracy
-
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -10,8 +10,8 @@ import torch
 from fdlab.core.config import RunConfig
 from fdlab.core.estimate import Estimate
 from fdlab.losses.features import logmse, mse, normalise
-from fdlab.reference import read_table
 from fdlab.spectral.bands import split_bands
+from fdlab.studies.ablation import describe_step
 from fdlab.studies.banks import load_unimodal_banks
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim, describe_n
 from fdlab.studies.plan import Plan
@@ -138,7 +138,8 @@ class Gradients:
         claims = [
             Claim(
                 statement="logMSE relaxes the high band's constraint",
-                where=f"figure 3 and section 3.4; Table 4 credits the step with {find_credit()}",
+                where="figure 3 and section 3.4; Table 4 credits the step with "
+                + describe_step("log"),
                 paper="smaller gradient at large differences (curves)",
                 ours="; ".join(
                     f"{p}: logMSE/MSE {r.format(2)} after standardisation" for p, r in after.items()
@@ -174,17 +175,6 @@ class Gradients:
             ),
             n=f"{len(plain.steps)} training steps, {shares[PLACES[0]].n} seeds",
         )
-
-
-def find_credit() -> str:
-    """What the paper's Table 4 gains, column by column, when the log step is added to the rest."""
-    rows = {
-        tuple(row[part] for part in ("freq", "align", "scale", "log")): row
-        for row in read_table("fdcmkd_table4_components")
-    }
-    full, without = rows["1", "1", "1", "1"], rows["1", "1", "1", "0"]
-    columns = [name for name in full if "_" in name]
-    return ", ".join(f"{float(full[c]) - float(without[c]):+.1f} ({c})" for c in columns)
 
 
 def trace_losses(points: int = 401) -> tuple[np.ndarray, dict, dict]:
