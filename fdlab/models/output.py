@@ -1,10 +1,19 @@
-"""What every network returns."""
+"""What every network returns, and what is known of it before it runs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+from fdlab.core.errors import UserError, name_unknown
+from fdlab.models.mode import evaluating
+
+MAPS = ("last", "penultimate", "middle", "stages", "blocks")
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -13,9 +22,100 @@ class ModelOutput:
 
     logits: (N, K) class scores.
     feature: (N, D) pooled vector before the last ReLU, the feature that FD-CMKD splits.
-    maps: name → feature map (N, C, H, W) or (N, C, L), before its ReLU, shallow to deep.
+    maps: name → feature map (N, C, H, W) or (N, C, L), before its ReLU, shallow to deep; "stem" is
+    what the first stage takes in, every other one the end of a stage.
+    blocks: likewise for the end of every residual block, where a stage has several.
+    mask: (N, L) share of each position that is there, 1 or 0, for inputs that differ in length;
+    maps are zero where it is 0.
+    second: the same samples in a stronger view, for methods that compare two (`Method.views`).
     """
 
     logits: torch.Tensor
     feature: torch.Tensor
     maps: dict[str, torch.Tensor] = field(default_factory=dict)
+    blocks: dict[str, torch.Tensor] = field(default_factory=dict)
+    mask: torch.Tensor | None = None
+    second: ModelOutput | None = None
+
+    def find(self, name: str) -> torch.Tensor:
+        """The map or block of that name."""
+        return self.maps[name] if name in self.maps else self.blocks[name]
+
+    def keep(self, names: set[str]) -> ModelOutput:
+        """The same without the maps and blocks that are not named."""
+        maps, blocks = (
+            {name: x for name, x in each.items() if name in names}
+            for each in (self.maps, self.blocks)
+        )
+        return ModelOutput(self.logits, self.feature, maps, blocks, self.mask, self.second)
+
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelOutput:
+        """Every tensor through `change`, such as an index."""
+        return ModelOutput(
+            change(self.logits),
+            change(self.feature),
+            {name: change(x) for name, x in self.maps.items()},
+            {name: change(x) for name, x in self.blocks.items()},
+            None if self.mask is None else change(self.mask),
+            None if self.second is None else self.second.apply(change),
+        )
+
+    @staticmethod
+    def join(parts: list[ModelOutput]) -> ModelOutput:
+        """Several passes as one, their rows in the order given."""
+        first = parts[0]
+        return ModelOutput(
+            torch.cat([part.logits for part in parts]),
+            torch.cat([part.feature for part in parts]),
+            {name: torch.cat([part.maps[name] for part in parts]) for name in first.maps},
+            {name: torch.cat([part.blocks[name] for part in parts]) for name in first.blocks},
+            None if first.mask is None else torch.cat([part.mask for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a method knows of one of its two networks when it is built.
+
+    width: D of its feature. maps, blocks: name → shape of one sample's map, (C, H, W) or (C, L).
+    head: its classifier, a live part of the network, or None where it has no single linear one.
+    norms: map → the batch norm nearest before it, for the maps where there is one.
+    """
+
+    width: int
+    maps: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    blocks: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    head: nn.Linear | None = None
+    norms: dict[str, nn.Module] = field(default_factory=dict)
+
+    def pick(self, kind: str) -> dict[str, tuple[int, ...]]:
+        """Shapes by kind of map: "stages" all but the stem; of those the "last", the one before it
+        ("penultimate"), and the ceil(n/2)-th of n ("middle"); "blocks", where there are none the
+        stages. Of a single stage every kind is that one."""
+        if kind not in MAPS:
+            raise name_unknown("kind of map", kind, MAPS)
+        stages = {name: shape for name, shape in self.maps.items() if name != "stem"}
+        if not stages:
+            raise UserError("the network returns no maps: ModelOutput.maps is empty")
+        if kind == "blocks":
+            return self.blocks or stages
+        if kind == "stages":
+            return stages
+        count = len(stages)
+        place = {"last": count - 1, "penultimate": max(count - 2, 0), "middle": (count - 1) // 2}
+        name = list(stages)[place[kind]]
+        return {name: stages[name]}
+
+
+@torch.no_grad()
+def describe(model: nn.Module, inputs: torch.Tensor) -> Side:
+    """What a network is like, from one forward pass in eval mode on any inputs."""
+    with evaluating(model):
+        output = model(inputs)
+    return Side(
+        model.feature_width,
+        {name: tuple(x.shape[1:]) for name, x in output.maps.items()},
+        {name: tuple(x.shape[1:]) for name, x in output.blocks.items()},
+        getattr(model, "fc", None),
+        getattr(model, "norms", {}),
+    )

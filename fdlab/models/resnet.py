@@ -12,6 +12,8 @@ from torch import nn
 
 from fdlab.models.output import ModelOutput
 
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions: (N, C, H, W) any sign → (N, C', H/s, W/s), the sum before its ReLU."""
@@ -57,16 +59,34 @@ class ResNet18(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: torch.Tensor) -> ModelOutput:
-        maps = {"stem": self.maxpool(torch.relu(self.bn1(self.conv1(x))))}
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            x = maps[name] = getattr(self, name)(maps["stem"] if name == "layer1" else x)
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        maps, blocks = {"stem": x}, {}
+        for name in STAGES:
+            ends: list[torch.Tensor] = []
+            x = maps[name] = getattr(self, name)(x, ends)
+            blocks |= {f"{name}.{place}": end for place, end in enumerate(ends)}
         feature = x.mean(dim=(2, 3))  # (N, D, h, w) → (N, D), before the ReLU
         logits = self.fc(torch.relu(x).mean(dim=(2, 3)))
-        return ModelOutput(logits, feature, maps)
+        return ModelOutput(logits, feature, maps, blocks)
+
+    @property
+    def norms(self) -> dict[str, nn.BatchNorm2d]:
+        """Of the residual branch that ends each stage; what it is added to has none of its own."""
+        return {name: getattr(self, name)[-1].bn2 for name in STAGES}
 
 
-def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels))
+class Stage(nn.Sequential):
+    """Blocks in a row; what each gives is also appended to `ends`."""
+
+    def forward(self, x: torch.Tensor, ends: list[torch.Tensor]) -> torch.Tensor:
+        for block in self:
+            x = block(x)
+            ends.append(x)
+        return x
+
+
+def _stage(in_channels: int, channels: int, stride: int) -> Stage:
+    return Stage(BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels))
 
 
 def _initialise(module: nn.Module) -> None:

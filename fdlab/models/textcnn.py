@@ -41,7 +41,11 @@ class TextCNN(nn.Module):
         count = words.sum(dim=2).clamp_min(1)
         feature = x.sum(dim=2) / count
         logits = self.fc(torch.relu(x).sum(dim=2) / count)
-        return ModelOutput(logits, feature, maps)
+        return ModelOutput(logits, feature, maps, mask=words[:, 0].to(x.dtype))
+
+    @property
+    def norms(self) -> dict[str, nn.BatchNorm1d]:
+        return {name: getattr(self, name).bn for name in ("layer1", "layer2")}
 
 
 class ResidualConv(nn.Module):

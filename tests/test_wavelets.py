@@ -1,0 +1,94 @@
+"""Laws of the wavelet transform: PyWavelets' values, energy, shapes and gradients."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import oracles_maps
+import pytest
+import pywt
+import torch
+
+from fdlab.core.errors import UserError
+from fdlab.spectral.wavelets import decompose
+
+WAVELETS = ("haar", "db2", "sym4")
+SIDES = [(8, 8), (7, 9), (5, 8), (8, 5), (1, 67), (67, 1), (1, 1), (2, 3), (16, 12)]
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("wavelet", WAVELETS)
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_every_band_is_pywavelets(sides, wavelet, levels):
+    x = draw(2, 3, *sides)
+    low, details = decompose(torch.from_numpy(x), wavelet, levels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a level is deep for so small a map
+        wanted = pywt.wavedec2(x, wavelet, mode="zero", level=levels, axes=(-2, -1))
+    assert len(details) == levels
+    np.testing.assert_allclose(low.numpy(), wanted[0], rtol=1e-10, atol=1e-13)
+    for level, bands in enumerate(details, start=1):  # finest first, PyWavelets' last
+        for place, band in enumerate(wanted[-level]):
+            np.testing.assert_allclose(bands[:, :, place].numpy(), band, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+def test_haar_keeps_the_energy_at_even_sides_and_at_odd_ones(sides):
+    """At each level: padding with zeros adds no energy, and Haar's transform is orthonormal."""
+    x = torch.from_numpy(draw(2, 3, *sides))
+    for levels in (1, 2, 3):
+        low, details = decompose(x, "haar", levels)
+        energy = sum(band.square().sum() for band in (low, *details))
+        assert energy.item() == pytest.approx(x.square().sum().item(), rel=1e-12)
+
+
+def test_haars_bands_are_the_sums_and_differences_of_two_by_two_blocks():
+    """Named: horizontal details see what changes down the columns."""
+    low, (details,) = decompose(torch.tensor([[[[1.0, 2.0], [3.0, 7.0]]]]))
+    assert low.flatten().tolist() == pytest.approx([6.5])
+    assert details.flatten().tolist() == pytest.approx([-3.5, -2.5, 1.5])
+
+
+def test_a_single_row_is_its_own_low_band_in_the_details():
+    """Zeros beside the only row: what goes down the columns is a step as high as the row, so the
+    horizontal details are the low band again, a quarter of all energy each."""
+    low, (details,) = decompose(torch.from_numpy(draw(2, 3, 1, 67)))
+    torch.testing.assert_close(details[:, :, 0], low)
+    torch.testing.assert_close(details[:, :, 2], details[:, :, 1])
+
+
+@pytest.mark.parametrize("wavelet, sides", [("haar", (5, 8)), ("db2", (4, 3)), ("sym4", (1, 6))])
+def test_the_transform_passes_a_gradient_check(wavelet, sides):
+    x = torch.from_numpy(draw(1, 2, *sides)).requires_grad_()
+
+    def bands(x):
+        low, details = decompose(x, wavelet, 2)
+        return low, *details
+
+    assert torch.autograd.gradcheck(bands, (x,), atol=1e-9, rtol=1e-7)
+
+
+def test_the_oracles_order_of_details_is_finest_first():
+    """A checkerboard is all diagonal detail of the finest level."""
+    x = (-1.0) ** np.add.outer(np.arange(8), np.arange(8))[None, None]
+    found = oracles_maps.detail_bands(x, 3)
+    sizes = [np.abs(level).sum(axis=(0, 1, 3, 4)) for level in found]
+    np.testing.assert_allclose(sizes[0], [0, 0, 32], atol=1e-12)
+    np.testing.assert_allclose(sizes[1:], 0, atol=1e-12)
+    torch.testing.assert_close(
+        decompose(torch.from_numpy(x), "haar", 3)[1][0], torch.from_numpy(found[0])
+    )
+
+
+@pytest.mark.parametrize(
+    "wavelet, levels, message",
+    [("harr", 1, "wavelet is 'harr'"), ("morl", 1, "'morl'"), ("haar", 0, "levels is 0")],
+)
+def test_an_unknown_wavelet_and_no_level_are_refused(wavelet, levels, message):
+    with pytest.raises(UserError, match=message):
+        decompose(torch.zeros(1, 1, 4, 4), wavelet, levels)
