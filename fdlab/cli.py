@@ -215,18 +215,29 @@ def _data_verify(options) -> None:
 
 
 def _methods(options) -> None:
+    import torch
+
     from fdlab.core.config import list_options
     from fdlab.methods import METHODS
     from fdlab.methods.base import Sizes, build_method
+    from fdlab.models import MODELS
+    from fdlab.models.output import MAPS, describe
 
-    sizes = Sizes(student=512, teacher=512, classes=6)
+    classes = 6
+    network = MODELS["resnet18"]((3,), classes, 64, 0)
+    side = describe(network, torch.zeros(1, 3, 64, 64))
+    sizes = Sizes(side, side, classes, torch.arange(60) % classes)
+    print(f"Extra parameters: between two ResNet-18 of width 64 (D = {side.width}), "
+          f"{classes} classes. Methods may be added: fdcmkd+0.5*at.\n")  # fmt: skip
     for name, method in METHODS.items():
         extra = sum(p.numel() for p in build_method(name, {}, sizes).parameters())
-        needs = "teacher's " + ", ".join(method.needs) if method.needs else "no teacher"
-        print(f"{name:12s} {method.summary} ({method.source})")
-        print(f"{'':12s} needs: {needs}; extra parameters at D = 512, 6 classes: {extra:,}")
+        needs = [f"map: {need}" if need in MAPS else need for need in method.needs]
+        teacher = f"teacher's {', '.join(needs)} ({method.teaching})" if needs else "no teacher"
+        views = "; two views of every sample" if method.views > 1 else ""
+        print(f"{name:14s} {method.summary} ({method.source})")
+        print(f"{'':14s} needs: {teacher}{views}; extra parameters: {extra:,}")
         if chosen := list_options(method.Options):
-            print(f"{'':12s} options: {chosen}")
+            print(f"{'':14s} options: {chosen}")
 
 
 def _models(options) -> None:

@@ -91,6 +91,7 @@ class RunConfig:
     Controls: teacher_kind, see `TEACHER_KINDS`. start: the modality whose initialisation the
     student takes, where the two networks are alike ("" its own). probes: at how many steps, spread
     over the training, the gradient of each loss term is measured; it changes no weight.
+    teacher_train: the recipe of the teacher's own run, where it is not the student's.
     """
 
     dataset: str
@@ -107,6 +108,7 @@ class RunConfig:
     teacher_kind: str = "trained"
     start: str = ""
     probes: int = 0
+    teacher_train: TrainConfig | None = None
 
     def __post_init__(self):
         if self.teacher_kind not in TEACHER_KINDS:
@@ -129,7 +131,12 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> RunConfig:
-        return cls(**(value | {"train": TrainConfig(**value["train"])}))
+        recipes = {
+            name: TrainConfig(**value[name])
+            for name in ("train", "teacher_train")
+            if value.get(name) is not None
+        }
+        return cls(**(value | recipes))
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ PRESETS = {
             width=16,
             train=TrainConfig(epochs=16, learning_rate=0.05),
             seeds=(0, 1, 2, 3),
-            fewer={"ablation": (0, 1), "sensitivity": (0,)},
+            fewer={"ablation": (0, 1), "sensitivity": (0,), "methods": (0, 1)},
         ),
         Preset(
             "reduced",

@@ -12,27 +12,73 @@ from torch import nn
 from fdlab.core.config import resolve_options
 from fdlab.core.errors import UserError
 from fdlab.methods import METHODS
-from fdlab.models.output import ModelOutput
+from fdlab.models.output import MAPS, ModelOutput, Side
 
 LossTerms = dict[str, torch.Tensor]  # name → scalar, weights included; their sum is the loss
+
+# What becomes of the teacher while the student trains.
+FROZEN = "frozen"
+DRIFTING = "frozen, its batch norm in training mode"
+TUNED = "trains on"
+FRESH = "trains from scratch"
+WARM_UP = 20 / 240  # of the epochs: 20 of the CIFAR-100 recipe's 240
+
+
+@dataclass(frozen=True)
+class Batch:
+    """labels: (N,) class of each sample. rows: (N,) its place among the training samples, for
+    methods that remember them. progress: share of the epochs that this one completes, e / E with e
+    counted from 1."""
+
+    labels: torch.Tensor
+    rows: torch.Tensor | None = None
+    progress: float = 1.0
+
+    def ramp(self, share: float) -> float:
+        """A weight that grows in equal steps over the first `share` of the epochs, then 1."""
+        return min(self.progress / share, 1.0) if share > 0 else 1.0
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths D of the student's and the teacher's feature, and the number K of classes."""
+    """The two networks (see `Side`), the number K of classes, and (n,) the class of every training
+    sample, for methods that remember them. teacher is None for a method without one."""
 
-    student: int
-    teacher: int | None
+    student: Side
+    teacher: Side | None
     classes: int
+    labels: torch.Tensor | None = None
+
+    def pair(self, kind: str) -> list[tuple[str, str]]:
+        """Student's and teacher's maps of a kind, by name, shallow to deep.
+
+        Where one network has more of them, its maps at the same relative depth are taken: of 4
+        beside 2 the second and the fourth. That is our choice; the sources pair networks of one
+        family.
+        """
+        one, two = (list(side.pick(kind)) for side in (self.student, self.teacher))
+        count = min(len(one), len(two))
+        places = [
+            [math.ceil((i + 1) * len(names) / count) - 1 for i in range(count)]
+            for names in (one, two)
+        ]
+        return [(one[a], two[b]) for a, b in zip(*places, strict=True)]
+
+    def pair_channels(self, kind: str) -> list[tuple[int, int]]:
+        """Student's and teacher's channels of each pair."""
+        mine, theirs = self.student.pick(kind), self.teacher.pick(kind)
+        return [(mine[a][0], theirs[b][0]) for a, b in self.pair(kind)]
 
 
 class Method(nn.Module):
     """Base of all methods.
 
     name, summary, source: for tables and `fdlab methods`. needs: which teacher outputs the loss
-    reads, of "logits", "feature"; empty for a method without a teacher. compares: the loss terms
-    that set the student against the teacher. Options: a frozen dataclass of hyperparameters, every
-    one with a default.
+    reads, of "logits", "feature" and the kinds of maps ("last", "middle", "stages", "blocks");
+    empty for a method without a teacher. compares: the loss terms that set the student against the
+    teacher. strength: the options that multiply those terms, which a search scales. teaching: what
+    becomes of the teacher. views: 2 for a method that sees every sample in a stronger view too.
+    Options: a frozen dataclass of hyperparameters, every one with a default.
     """
 
     name: ClassVar[str]
@@ -40,6 +86,9 @@ class Method(nn.Module):
     source: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     compares: ClassVar[tuple[str, ...]] = ()
+    strength: ClassVar[tuple[str, ...]] = ()
+    teaching: ClassVar[str] = FROZEN
+    views: ClassVar[int] = 1
 
     @dataclass(frozen=True)
     class Options:
@@ -49,15 +98,31 @@ class Method(nn.Module):
         super().__init__()
         self.sizes, self.options = sizes, options
 
-    def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
-    ) -> LossTerms:
-        """Weighted loss terms of one batch; labels (N,). Teacher tensors carry no gradient."""
+    def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
+        """Weighted loss terms of one batch. A frozen teacher's tensors carry no gradient."""
         raise NotImplementedError
 
     def predict(self, student: ModelOutput) -> dict[str, torch.Tensor]:
         """Head name → (N, K) logits; "raw" is the network's own head."""
         return {"raw": student.logits}
+
+    @property
+    def teacher_maps(self) -> set[str]:
+        """Names of the teacher's maps that the loss reads."""
+        kinds = [need for need in self.needs if need in MAPS]
+        return {name for kind in kinds for _, name in self.sizes.pair(kind)}
+
+
+def find_family(kind: type[Method]) -> str:
+    """What a method compares, in a word: "none" without a teacher, "peers" where the teacher
+    trains, else the deepest thing that it reads: "maps", "feature" or "logits"."""
+    if not kind.needs:
+        return "none"
+    if kind.teaching in (TUNED, FRESH):
+        return "peers"
+    if set(kind.needs) & set(MAPS):
+        return "maps"
+    return "feature" if "feature" in kind.needs else "logits"
 
 
 def build_method(name: str, options: dict[str, Any], sizes: Sizes) -> Method:
@@ -78,10 +143,9 @@ def require_weights(options: Any, *names: str) -> None:
             raise UserError(f"{name} is {value}: expected a finite number from 0")
 
 
-def require_equal_width(method: str, sizes: Sizes) -> None:
-    """For a method that compares features entry by entry."""
-    if sizes.student != sizes.teacher:
-        raise UserError(
-            f"{method} compares features of equal width: the student has {sizes.student} "
-            f"channels, the teacher {sizes.teacher}"
-        )
+def require_positive(options: Any, *names: str) -> None:
+    """For temperatures and the like: finite and above 0."""
+    for name in names:
+        value = getattr(options, name)
+        if not 0 < value < math.inf:
+            raise UserError(f"{name} is {value}: expected above 0")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.losses.features import logmse, mse, normalise, require_reduction
-from fdlab.methods.base import LossTerms, Method, Sizes, require_equal_width, require_weights
+from fdlab.losses.features import logmse, mse, require_reduction, unit_distance
+from fdlab.losses.precision import in_full_precision, widen
+from fdlab.methods.adapt import match_width
+from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
 from fdlab.models.output import ModelOutput
 from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands
 from fdlab.spectral.bases import require_basis
@@ -35,8 +36,9 @@ class FDCMKD(Method):
     four off is `feat`. `log` and `log_low` choose the pair of losses of Table 6, `bands` the rows
     of Table 8. Where the source is silent, our choice: without `frequency` there are no Ψ heads,
     and alignment, scale and log act on the whole feature, weighted by `low_weight`; a band that
-    `bands` leaves out has neither distance nor heads. `basis` replaces the Fourier split
-    (`spectral.bases`), which is a control of ours.
+    `bands` leaves out has neither distance nor heads; a student of another width than its teacher's
+    is projected first (`match_width`), and all of the above acts on the projection. `basis`
+    replaces the Fourier split (`spectral.bases`), which is a control of ours.
     """
 
     name = "fdcmkd"
@@ -44,6 +46,7 @@ class FDCMKD(Method):
     source = "FD-CMKD, AAAI 2026"
     needs = ("feature",)
     compares = ("low", "high", "feature")
+    strength = ("low_weight", "high_weight")
 
     @dataclass(frozen=True)
     class Options:
@@ -80,40 +83,38 @@ class FDCMKD(Method):
 
     def __init__(self, sizes: Sizes, options: Options):
         super().__init__(sizes, options)
-        if self.needs:
-            require_equal_width(self.name, sizes)
         bands = ("low", "high") if options.bands == "both" else (options.bands,)
         bands = bands if options.frequency else ("whole",)
+        width = sizes.student.width if sizes.teacher is None else sizes.teacher.width
 
         def heads():
-            return nn.ModuleDict({b: nn.Linear(sizes.student, sizes.classes) for b in bands})
+            return nn.ModuleDict({b: nn.Linear(width, sizes.classes) for b in bands})
 
         self.task_heads = heads() if options.frequency else nn.ModuleDict()
         self.align_heads = heads() if options.align else nn.ModuleDict()
+        self.projector = match_width(sizes)
 
-    def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
-    ) -> LossTerms:
+    def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
         options = self.options
-        mine = self.split(student.feature)
-        terms = self.classify(student, mine, labels)
+        mine = self.split(self.projector(student.feature))
         theirs = self.split(teacher.feature.detach())
-        for band, head in self.align_heads.items():
-            terms[f"align_{band}_teacher"] = cross_entropy(head, theirs[band], labels)
+        terms = self.classify(student, mine, theirs, batch.labels)
         for band in mine:
             bent = options.log_low if band == "low" else options.log
-            distance = logmse if bent else mse
             weight = options.high_weight if band == "high" else options.low_weight
-            pair = (mine[band], theirs[band])
-            s, t = map(normalise, pair) if options.scale else pair
             name = "feature" if band == "whole" else band
-            terms[name] = weight * distance(s, t, options.reduction)
+            pair = (mine[band], theirs[band])
+            if options.scale:
+                distance = unit_distance(*pair, bent, options.reduction)
+            else:
+                distance = (logmse if bent else mse)(*pair, options.reduction)
+            terms[name] = weight * distance
         return terms
 
     def split(self, feature: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Band name → (N, D) in float32."""
+        """Band name → (N, D), in float32 where the feature is less."""
         if not self.options.frequency:
-            return {"whole": feature.float()}
+            return {"whole": widen(feature)}
         options = self.options
         split = split_bands(
             feature, options.cutoff, options.dc, basis=options.basis, seed=options.basis_seed
@@ -121,28 +122,55 @@ class FDCMKD(Method):
         return self.keep_bands(split)
 
     def keep_bands(self, split: BandSplit) -> dict[str, torch.Tensor]:
-        """The bands that take part, in float32."""
-        bands = {"low": split.low.float(), "high": split.high.float()}
+        """The bands that take part."""
+        bands = {"low": split.low, "high": split.high}
         return {b: x for b, x in bands.items() if self.options.bands in ("both", b)}
 
     def classify(
-        self, student: ModelOutput, bands: dict[str, torch.Tensor], labels: torch.Tensor
+        self,
+        student: ModelOutput,
+        mine: dict[str, torch.Tensor],
+        theirs: dict[str, torch.Tensor],
+        labels: torch.Tensor,
     ) -> LossTerms:
-        """The terms that need no teacher: L_task and the student's half of L_align."""
-        terms = {"task": functional.cross_entropy(student.logits.float(), labels)}
-        for band, head in self.task_heads.items():
-            terms[f"task_{band}"] = cross_entropy(head, bands[band], labels)
-        for band, head in self.align_heads.items():
-            terms[f"align_{band}"] = cross_entropy(head, bands[band], labels)
-        return terms
+        """Every cross-entropy: L_task and L_align; theirs is empty without a teacher.
+
+        The heads of one band and side are one matrix product, and all of them one cross-entropy.
+        """
+        scores = {"task": student.logits}
+        for band, x in mine.items():
+            kinds = {
+                kind: heads[band]
+                for kind, heads in (("task", self.task_heads), ("align", self.align_heads))
+                if band in heads
+            }
+            found = score_heads(x, list(kinds.values()))
+            scores |= {f"{kind}_{band}": z for kind, z in zip(kinds, found, strict=True)}
+        if self.align_heads:
+            for band, x in theirs.items():
+                (found,) = score_heads(x, [self.align_heads[band]])
+                scores[f"align_{band}_teacher"] = found
+        losses = cross_entropies(torch.stack([widen(z) for z in scores.values()]), labels)
+        return dict(zip(scores, losses.unbind(), strict=True))
 
     def predict(self, student: ModelOutput) -> dict[str, torch.Tensor]:
         """The raw head, and with `frequency` the band heads Ψ as "low" and "high"."""
-        bands = self.split(student.feature)
+        bands = self.split(self.projector(student.feature))
         extra = {b: head(torch.relu(bands[b])) for b, head in self.task_heads.items()}
         return {"raw": student.logits} | extra
 
 
-def cross_entropy(head: nn.Linear, band: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """CE of a linear head on ReLU of a band, in float32."""
-    return functional.cross_entropy(head(torch.relu(band)).float(), labels)
+def score_heads(x: torch.Tensor, heads: list[nn.Linear]) -> tuple[torch.Tensor, ...]:
+    """(N, K) logits of each linear head on ReLU of a band (N, D)."""
+    if not heads:
+        return ()
+    weight = torch.cat([head.weight for head in heads])
+    bias = torch.cat([head.bias for head in heads])
+    return nn.functional.linear(torch.relu(x), weight, bias).chunk(len(heads), dim=1)
+
+
+@in_full_precision
+def cross_entropies(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(H, N, K), (N,) → (H,) CE of each head, mean over the batch."""
+    own = labels[None, :, None].expand(len(scores), -1, 1)
+    return -scores.log_softmax(dim=2).gather(2, own).mean(dim=(1, 2))

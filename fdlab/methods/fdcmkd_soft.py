@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fdlab.core.errors import UserError
+from fdlab.losses.precision import widen
 from fdlab.methods.base import Sizes
 from fdlab.methods.fdcmkd import FDCMKD
 from fdlab.spectral.bands import BandSplit, split_fourier_softly
@@ -53,9 +54,10 @@ class SoftFDCMKD(FDCMKD):
 
     def __init__(self, sizes: Sizes, options: Options):
         super().__init__(sizes, options)
-        if sizes.student % options.groups or sizes.student < 4 * options.groups:
+        width = sizes.student.width if sizes.teacher is None else sizes.teacher.width
+        if width % options.groups or width < 4 * options.groups:
             raise UserError(
-                f"groups is {options.groups}: expected a divisor of the {sizes.student} channels "
+                f"groups is {options.groups}: expected a divisor of the {width} channels "
                 "with at least 4 channels a group"
             )
         start = math.log(options.cutoff / (1 - options.cutoff))
@@ -67,10 +69,10 @@ class SoftFDCMKD(FDCMKD):
         return torch.sigmoid(self.edge)
 
     def split(self, feature: torch.Tensor) -> dict[str, torch.Tensor]:
-        """ "low" and "high" → (N, D) in float32."""
-        groups = feature.float().chunk(self.options.groups, dim=1)
+        """ "low" and "high" → (N, D), in float32 where the feature is less."""
+        groups = widen(feature).chunk(self.options.groups, dim=1)
         bins = groups[0].shape[1] // 2
-        places = (torch.arange(bins, device=feature.device) + 0.5) / bins
+        places = (torch.arange(bins, dtype=self.edge.dtype, device=feature.device) + 0.5) / bins
         split = [
             split_fourier_softly(group, torch.sigmoid((edge - places) / self.options.softness))
             for group, edge in zip(groups, self.edges, strict=True)

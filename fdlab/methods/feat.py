@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch.nn import functional
-
 from fdlab.losses.features import mse, require_reduction
-from fdlab.methods.base import LossTerms, Method, Sizes, require_equal_width, require_weights
+from fdlab.losses.logits import cross_entropy
+from fdlab.methods.adapt import match_width
+from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
 from fdlab.models.output import ModelOutput
 
 
 class FeatureDistillation(Method):
     """L = CE(z_s, y) + λ · mean (X_t - X_s)² on the raw pooled pre-ReLU features, λ = 1.
 
-    Source: FD-CMKD, Table 4 row 1, which equals the "Feat" row of its Table 2.
+    Source: FD-CMKD, Table 4 row 1, which equals the "Feat" row of its Table 2. A student of another
+    width is projected (`match_width`).
     """
 
     name = "feat"
@@ -23,6 +23,7 @@ class FeatureDistillation(Method):
     source = "FD-CMKD, Tables 2 and 4"
     needs = ("feature",)
     compares = ("feature",)
+    strength = ("weight",)
 
     @dataclass(frozen=True)
     class Options:
@@ -35,11 +36,10 @@ class FeatureDistillation(Method):
 
     def __init__(self, sizes: Sizes, options: Options):
         super().__init__(sizes, options)
-        require_equal_width(self.name, sizes)
+        self.projector = match_width(sizes)
 
-    def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
-    ) -> LossTerms:
-        task = functional.cross_entropy(student.logits.float(), labels)
-        distance = mse(student.feature, teacher.feature.detach(), self.options.reduction)
+    def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
+        mine = self.projector(student.feature)
+        distance = mse(mine, teacher.feature.detach(), self.options.reduction)
+        task = cross_entropy(student.logits, batch.labels)
         return {"task": task, "feature": self.options.weight * distance}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-
-from fdlab.methods.base import LossTerms
+from fdlab.methods.base import Batch, LossTerms
 from fdlab.methods.fdcmkd import FDCMKD
 from fdlab.models.output import ModelOutput
 
@@ -15,8 +13,8 @@ from fdlab.models.output import ModelOutput
 class HeadsOnly(FDCMKD):
     """L = L_task + the student's half of L_align; nothing of the teacher enters.
 
-    Same bands, heads and predictions as `fdcmkd`; every difference between the two is the
-    teacher's. Our own control, in no paper.
+    Same bands, heads and predictions as `fdcmkd` between networks of one width; every difference
+    between the two is the teacher's. Our own control, in no paper.
     """
 
     name = "heads_only"
@@ -24,6 +22,7 @@ class HeadsOnly(FDCMKD):
     source = "control"
     needs = ()
     compares = ()
+    strength = ()
 
     @dataclass(frozen=True)
     class Options:
@@ -40,7 +39,5 @@ class HeadsOnly(FDCMKD):
         def __post_init__(self):
             FDCMKD.Options(**dataclasses.asdict(self))  # its checks
 
-    def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
-    ) -> LossTerms:
-        return self.classify(student, self.split(student.feature), labels)
+    def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
+        return self.classify(student, self.split(self.projector(student.feature)), {}, batch.labels)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
-from torch.nn import functional
-
-from fdlab.core.errors import UserError
-from fdlab.losses.logits import kl_divergence
-from fdlab.methods.base import LossTerms, Method, require_weights
+from fdlab.losses.logits import cross_entropy, kl_divergence
+from fdlab.methods.base import Batch, LossTerms, Method, require_positive, require_weights
 from fdlab.models.output import ModelOutput
 
 
 class LogitDistillation(Method):
     """L = a · CE(z_s, y) + b · T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)).
 
-    Defaults a = 0.1, b = 0.9, T = 4 are those of the common CIFAR-100 benchmarks; the FD-CMKD paper
-    gives none for its row, so these are our choice.
+    Sum over classes, mean over the batch. Defaults a = 0.1, b = 0.9, T = 4 are those of the common
+    CIFAR-100 benchmarks; the FD-CMKD paper gives none for its row, so these are our choice.
     """
 
     name = "kd"
@@ -26,6 +21,7 @@ class LogitDistillation(Method):
     source = "Hinton et al., 2015"
     needs = ("logits",)
     compares = ("kd",)
+    strength = ("weight",)
 
     @dataclass(frozen=True)
     class Options:
@@ -35,13 +31,10 @@ class LogitDistillation(Method):
 
         def __post_init__(self):
             require_weights(self, "task_weight", "weight")
-            if not 0 < self.temperature < math.inf:
-                raise UserError(f"temperature is {self.temperature}: expected above 0")
+            require_positive(self, "temperature")
 
-    def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
-    ) -> LossTerms:
-        task = functional.cross_entropy(student.logits.float(), labels)
+    def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
+        task = cross_entropy(student.logits, batch.labels)
         divergence = kl_divergence(
             student.logits, teacher.logits.detach(), self.options.temperature
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch.nn import functional
-
-from fdlab.methods.base import LossTerms, Method
+from fdlab.losses.logits import cross_entropy
+from fdlab.methods.base import Batch, LossTerms, Method
 from fdlab.models.output import ModelOutput
 
 
@@ -16,7 +14,5 @@ class NoDistillation(Method):
     summary = "cross-entropy alone; the unimodal network"
     source = "baseline"
 
-    def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, labels: torch.Tensor
-    ) -> LossTerms:
-        return {"task": functional.cross_entropy(student.logits.float(), labels)}
+    def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
+        return {"task": cross_entropy(student.logits, batch.labels)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,16 +70,16 @@ def split_bands(
         feature = feature.float()
     require_basis(basis)
     feature = feature.movedim(dim, -1)
+    edge = count_low_bins(feature.shape[-1], cutoff)
     if basis == "dft":
-        mean, low = _split_fourier(feature, cutoff)
+        mean, low, high = _FourierSplit.apply(feature, edge)
     elif basis == "permuted":
         order = torch.from_numpy(order_channels(feature.shape[-1], seed)).to(feature.device)
-        mean, low = _split_fourier(feature[..., order], cutoff)
-        low = low[..., torch.argsort(order)]
+        mean, *bands = _FourierSplit.apply(feature[..., order], edge)
+        low, high = (band[..., torch.argsort(order)] for band in bands)
     else:
         mean, low = _split_basis(feature, cutoff, basis, seed)
-    # The high band by difference: one transform less, and the two add up to the last bit or two.
-    high = feature - mean - low
+        high = feature - mean - low
     parts = [low + mean if dc == "low" else low, high]
     if dc == "own":
         parts.append(mean.expand_as(feature))
@@ -98,15 +98,36 @@ def split_fourier_softly(feature: torch.Tensor, low: torch.Tensor) -> BandSplit:
     return BandSplit(part, feature - feature.mean(dim=-1, keepdim=True) - part)
 
 
-def _split_fourier(feature: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(…, D) → the DC (…, 1) and the low band without it."""
-    size = feature.shape[-1]
-    edge = count_low_bins(size, cutoff)
-    mean = feature.mean(dim=-1, keepdim=True)
-    spectrum = torch.fft.rfft(feature - mean, dim=-1)
-    bins = torch.arange(spectrum.shape[-1], device=feature.device)
-    keep = (bins >= 1) & (bins <= edge)
-    return mean, torch.fft.irfft(spectrum * keep, n=size, dim=-1)
+class _FourierSplit(torch.autograd.Function):
+    """(…, D), edge → the DC (…, 1), bins 1 to edge, and the rest.
+
+    The split projects orthogonally, so its gradient is the same projection of the gradients: one
+    transform there and back, where autograd would take three through complex numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, edge: int) -> tuple[torch.Tensor, ...]:
+        ctx.edge = edge
+        mean = x.mean(dim=-1, keepdim=True)
+        rest = x - mean
+        low = _project_low(rest, edge)
+        # The high band by difference: one transform less, and they add up to the last bit or two.
+        return mean, low, rest - low
+
+    @staticmethod
+    def backward(
+        ctx: Any, by_mean: torch.Tensor, by_low: torch.Tensor, by_high: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        constant = by_mean / by_high.shape[-1] - by_high.mean(dim=-1, keepdim=True)
+        return _project_low(by_low - by_high, ctx.edge) + by_high + constant, None
+
+
+def _project_low(x: torch.Tensor, edge: int) -> torch.Tensor:
+    """(…, D) → its real FFT bins 1 to `edge` alone."""
+    spectrum = torch.fft.rfft(x, dim=-1)
+    spectrum[..., :1] = 0
+    spectrum[..., edge + 1 :] = 0
+    return torch.fft.irfft(spectrum, n=x.shape[-1], dim=-1)
 
 
 def _split_basis(

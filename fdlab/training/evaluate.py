@@ -17,22 +17,34 @@ JUDGED = ("validation", "test")
 
 @dataclass(frozen=True)
 class Learner:
-    """What is trained: the student network of one modality, and the method's own modules."""
+    """What is trained: the student network of one modality, the method's own modules, and the
+    teacher's network where the method trains that too."""
 
     student: nn.Module
     method: Method
     modality: str
+    peer: nn.Module | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        found = {"student": self.student, "method": self.method, "teacher": self.peer}
+        return {name: part for name, part in found.items() if part is not None}
 
     def parameters(self) -> list[nn.Parameter]:
-        return [*self.student.parameters(), *self.method.parameters()]
+        """Every parameter that trains."""
+        found = [p for part in self.parts.values() for p in part.parameters()]
+        return [parameter for parameter in found if parameter.requires_grad]
 
     def count_parameters(self) -> dict[str, int]:
-        parts = {"student": self.student, "method": self.method}
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        """Of every part, those that train."""
+        return {
+            name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+            for name, part in self.parts.items()
+        }
 
     def train(self) -> None:
-        self.student.train()
-        self.method.train()
+        for part in self.parts.values():
+            part.train()
 
     def copy_weights(self) -> dict[str, torch.Tensor]:
         """`student.<name>` and `method.<name>` → a copy of every parameter and buffer."""

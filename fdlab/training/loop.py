@@ -13,14 +13,14 @@ from torch import nn
 from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.seeding import derive_seed
-from fdlab.data.augment import augment
 from fdlab.data.paired import PairedData
-from fdlab.methods.base import Sizes, build_method
+from fdlab.methods.base import FRESH, TUNED, Batch, LossTerms, Sizes, build_method
 from fdlab.models.build import build_model, load_weights, place
+from fdlab.models.output import ModelOutput, describe
 from fdlab.training.evaluate import Learner, score
 from fdlab.training.probe import Probe, choose_steps, probe_terms, stack_probes
 from fdlab.training.schedules import poly
-from fdlab.training.teacher import seat_teacher
+from fdlab.training.teacher import Noise, Peer, Teacher, look, seat_teacher
 
 Weights = dict[str, torch.Tensor]
 
@@ -43,6 +43,71 @@ class Trained:
     probes: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+class Trainer:
+    """One student, its method and its teacher, ready to take steps.
+
+    learner: what trains. read_teacher: rows → the teacher's output, None without one.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: PairedData,
+        teacher_model: nn.Module | None,
+        device: torch.device,
+    ):
+        self.config, self.data = config, data
+        self.learner = _build_learner(config, data, teacher_model, device)
+        method = self.learner.method
+        self.read_teacher: Teacher | Peer | None = None
+        if teacher_model is not None:
+            view = _augmentation(config, data, config.teacher)
+            if self.learner.peer is None:
+                self.read_teacher = seat_teacher(config, data, teacher_model, view, method)
+            else:
+                self.read_teacher = Peer(teacher_model, data, config.teacher, view, method.views)
+        self.optimiser = torch.optim.SGD(
+            self.learner.parameters(),
+            lr=config.train.learning_rate,
+            momentum=config.train.momentum,
+            weight_decay=config.train.weight_decay,
+            foreach=True,
+        )
+        self.own = _augmentation(config, data, config.student)
+        self.noise = Noise(config.seed, device)
+        rows = data.rows["train"]
+        self.place = torch.full_like(data.labels, -1)  # row number → place among the training rows
+        self.place[rows] = torch.arange(len(rows), device=rows.device)
+
+    def look(self, rows: torch.Tensor) -> tuple[ModelOutput, ModelOutput | None]:
+        """The student's and the teacher's outputs for some training rows, augmented."""
+        first = self.noise.first
+        view = first.get_state() if self.own else None
+        inputs = self.data.batch(self.config.student, rows)
+        views = self.learner.method.views
+        output = look(self.learner.student, inputs, self.own, self.noise, views)
+        if self.read_teacher is None:
+            return output, None
+        if self.own and self.read_teacher.augmentation == self.own:
+            first.set_state(view)  # as released: a pair shares one random view
+        return output, self.read_teacher(rows, self.noise)
+
+    def compare(
+        self, rows: torch.Tensor, progress: float = 1.0
+    ) -> tuple[LossTerms, ModelOutput, ModelOutput | None]:
+        """The loss terms of some training rows, and what they were computed from."""
+        mine, theirs = self.look(rows)
+        batch = Batch(self.data.labels[rows], self.place[rows], progress)
+        return self.learner.method(mine, theirs, batch), mine, theirs
+
+    def update(self, terms: LossTerms) -> None:
+        """One step down the sum of the terms."""
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
+
 def train(
     config: RunConfig,
     data: PairedData,
@@ -55,53 +120,34 @@ def train(
     The loop reads nothing back from the device inside an epoch. A last batch of a single sample is
     left out, since batch norm has no variance there.
     """
-    learner = _build_learner(config, data, teacher_model, device)
-    teacher = None
-    if teacher_model is not None:
-        view = _augmentation(config, data, config.teacher)
-        teacher = seat_teacher(config, data, teacher_model, view)
-    optimiser = torch.optim.SGD(
-        learner.parameters(),
-        lr=config.train.learning_rate,
-        momentum=config.train.momentum,
-        weight_decay=config.train.weight_decay,
-        foreach=True,
-    )
-    own = _augmentation(config, data, config.student)
+    trainer = Trainer(config, data, teacher_model, device)
+    learner = trainer.learner
     order = torch.Generator().manual_seed(derive_seed(config.seed, "order"))
-    noise = torch.Generator(device).manual_seed(derive_seed(config.seed, "augment"))
     trained = Trained({}, {}, {}, {}, learner.count_parameters())
+    epochs = config.train.epochs
     batches = len(_shuffle(data.rows["train"], config.train.batch_size, torch.Generator()))
-    steps = choose_steps(batches * config.train.epochs, config.probes)
+    steps = choose_steps(batches * epochs, config.probes)
     probes: dict[int, Probe] = {}
     step = 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "dropout", config.student))
-        for epoch in range(config.train.epochs):
+        for epoch in range(epochs):
             rate = poly(config.train, epoch)
-            for group in optimiser.param_groups:
+            for group in trainer.optimiser.param_groups:
                 group["lr"] = rate
             learner.train()
             tally = _Tally()
             for rows in _shuffle(data.rows["train"], config.train.batch_size, order):
-                labels = data.labels[rows]
-                view = noise.get_state() if own else None
-                output = learner.student(augment(own, data.batch(config.student, rows), noise))
-                if teacher is not None and own and teacher.augmentation == own:
-                    noise.set_state(view)  # as released: a pair shares one random view
-                theirs = teacher(rows, noise) if teacher is not None else None
-                terms = learner.method(output, theirs, labels)
+                terms, mine, theirs = trainer.compare(rows, (epoch + 1) / epochs)
                 if step in steps:
-                    own_parameters = list(learner.student.parameters())
-                    probes[step] = probe_terms(terms, output, theirs, own_parameters)
+                    probes[step] = probe_terms(
+                        terms, mine, theirs, list(learner.student.parameters())
+                    )
                 step += 1
-                loss = torch.stack(list(terms.values())).sum()
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                tally.add(terms, output.logits, labels)
+                trainer.update(terms)
+                tally.add(terms, mine.logits, data.labels[rows])
             _log_epoch(trained, tally.read() | {"lr": rate}, config)
-            _judge(trained, learner, data, last=epoch + 1 == config.train.epochs)
+            _judge(trained, learner, data, last=epoch + 1 == epochs)
             report(epoch + 1)
     trained.probes = stack_probes(probes)
     return trained
@@ -140,15 +186,18 @@ def _build_learner(
     )
     if config.weights:
         load_weights(student, Path(config.weights))
-    sizes = Sizes(
-        student=student.feature_width,
-        teacher=None if teacher_model is None else teacher_model.feature_width,
-        classes=data.store.dataset.classes,
+    student, rows = place(student, device), data.rows["train"]
+    sides = ((student, config.student), (teacher_model, config.teacher))
+    mine, theirs = (
+        None if model is None else describe(model, data.batch(name, rows[:1]))
+        for model, name in sides
     )
+    sizes = Sizes(mine, theirs, data.store.dataset.classes, data.labels[rows])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "heads"))
         method = build_method(config.method, config.options, sizes)
-    return Learner(place(student, device), method.to(device), config.student)
+    peer = teacher_model if method.teaching in (TUNED, FRESH) else None
+    return Learner(student, method.to(device), config.student, peer)
 
 
 def _shuffle(rows: torch.Tensor, batch: int, order: torch.Generator) -> list[torch.Tensor]:

@@ -38,7 +38,7 @@ from fdlab.data import DATASETS
 from fdlab.data.paired import EVALUATION_BATCH, PairedData
 from fdlab.data.store import Store, prepare
 from fdlab.methods import METHODS
-from fdlab.methods.base import resolve_method_options
+from fdlab.methods.base import DRIFTING, FRESH, TUNED, resolve_method_options
 from fdlab.models import MODELS
 from fdlab.models.build import build_model, place, read_weights
 from fdlab.models.settle import settle_norms
@@ -53,6 +53,7 @@ CODE = (
     "fdlab.models",
     "fdlab.spectral.bands",
     "fdlab.spectral.bases",
+    "fdlab.spectral.wavelets",
     "fdlab.training",
 )
 
@@ -117,7 +118,7 @@ def complete(config: RunConfig) -> RunConfig:
     config = replace(config, start="" if config.start == config.student else config.start)
     if not method.needs:
         plain = {"teacher": None, "teacher_seed": None, "teacher_kind": "trained"}
-        return replace(config, options=options, **plain)
+        return replace(config, options=options, teacher_train=None, **plain)
     if config.teacher is None:
         raise UserError(f"{config.method} needs a teacher: give a direction such as audio2image")
     seed = config.seed if config.teacher_seed is None else config.teacher_seed
@@ -126,12 +127,27 @@ def complete(config: RunConfig) -> RunConfig:
             f"a teacher of the student's own start ({config.teacher}, seed {seed}) is no other "
             "network: give another teacher_seed"
         )
-    return replace(config, options=options, teacher_seed=seed)
+    if method.teaching in (TUNED, FRESH) and config.teacher_kind != "trained":
+        raise UserError(
+            f"teacher_kind is {config.teacher_kind}: it controls a frozen teacher, and that of "
+            f"{config.method} {method.teaching}"
+        )
+    if method.teaching == DRIFTING and config.teacher_kind == "constant":
+        raise UserError(
+            f"teacher_kind is constant: {config.method} reads its teacher on each batch anew"
+        )
+    recipe = config.teacher_train
+    if recipe == config.train or method.teaching == FRESH:
+        recipe = None
+    return replace(config, options=options, teacher_seed=seed, teacher_train=recipe)
 
 
 def find_teacher(config: RunConfig) -> RunConfig | None:
-    """The configuration of a completed run's teacher: its modality's own `none` run."""
-    if config.teacher is None:
+    """The configuration of a completed run's teacher: its modality's own `none` run.
+
+    None too for a method whose teacher starts from scratch.
+    """
+    if config.teacher is None or METHODS[config.method].teaching == FRESH:
         return None
     return complete(
         replace(
@@ -146,6 +162,8 @@ def find_teacher(config: RunConfig) -> RunConfig | None:
             teacher_kind="trained",
             start="",
             probes=0,
+            train=config.teacher_train or config.train,
+            teacher_train=None,
         )
     )
 
@@ -155,7 +173,7 @@ def fingerprint(config: RunConfig, store: Store) -> str:
     teacher = find_teacher(config)
     dataset = store.dataset
     sides = {dataset.modalities[m].model for m in (config.student, config.teacher) if m}
-    modules = ["fdlab.training.loop", METHODS.find_module(config.method)]
+    modules = ["fdlab.training.loop", *METHODS.find_modules(config.method)]
     modules += [MODELS.find_module(name) for name in sides]
     content = checksum(Path(config.weights)) if config.weights else ""
     parts: dict[str, Any] = {
@@ -251,19 +269,32 @@ def build_untrained(
     return settle_norms(model.eval(), (data.batch(modality, part) for part in rows))
 
 
+def load_teacher(config: RunConfig, data: PairedData) -> tuple[nn.Module | None, str | None]:
+    """The teacher's network of a completed configuration, on the data's device, as the student's
+    training meets it, and the fingerprint of the run that it comes from; None where there is none.
+    """
+    device, store = data.labels.device, data.store
+    if config.teacher is None:
+        return None, None
+    if config.teacher_kind == "untrained":
+        seed = config.teacher_seed
+        return build_untrained(store, data, config.teacher, config.width, seed), None
+    if own := find_teacher(config):
+        run = ensure_run(own, device=str(device))
+        return place(run.load_student(store), device), run.record.fingerprint
+    model = build_model(store, config.teacher, width=config.width, seed=config.teacher_seed)
+    return place(model, device), None  # it starts from scratch
+
+
 def _train(config: RunConfig, store: Store, folder: Path, device: torch.device) -> Run:
-    teacher_config = find_teacher(config)
-    untrained = config.teacher_kind == "untrained"
-    teacher = None
-    if teacher_config and not untrained:
-        teacher = ensure_run(teacher_config, device=str(device))
+    teacher = find_teacher(config)
+    if teacher and config.teacher_kind != "untrained":
+        ensure_run(teacher, device=str(device))  # before the threads and the clock are set
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
     sides = [side for side in (config.student, config.teacher) if side]
     data = PairedData.load(store, sides, device)
-    model = place(teacher.load_student(store), device) if teacher else None
-    if untrained:
-        model = build_untrained(store, data, config.teacher, config.width, config.teacher_seed)
+    model, teacher = load_teacher(config, data)
     label = f"{config.direction} {config.method} seed {config.seed}"
     with measure(device) as cost, track(label, config.train.epochs) as report:
         trained = train(config, data, model, device, report)
@@ -271,7 +302,7 @@ def _train(config: RunConfig, store: Store, folder: Path, device: torch.device) 
         fingerprint=folder.name,
         config=config,
         data=store.digest,
-        teacher=teacher.record.fingerprint if teacher else None,
+        teacher=teacher,
         curves=trained.curves,
         scores=_select(trained),
         n={split: len(rows) for split, rows in data.rows.items()},

@@ -1,25 +1,60 @@
-"""A frozen teacher's outputs, computed once where its input never changes, and its controls."""
+"""The teacher's side of a training step: frozen and read, or trained beside the student."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from fdlab.core.config import RunConfig
 from fdlab.core.seeding import derive_seed
-from fdlab.data.augment import augment
+from fdlab.data.augment import augment, strengthen
 from fdlab.data.paired import EVALUATION_BATCH, PairedData
+from fdlab.methods.base import DRIFTING, Method
 from fdlab.models.mode import freeze
-from fdlab.models.output import ModelOutput
+from fdlab.models.output import ModelOutput, describe
+
+CACHE_BYTES = 2**30  # of outputs kept for all training rows; above it they are computed per batch
+
+
+class Noise:
+    """Random numbers of a training's augmentation; those of stronger views come apart, so that a
+    method with two views sees the same first one as every other."""
+
+    def __init__(self, seed: int, device: torch.device):
+        self.first, self.second = (
+            torch.Generator(device).manual_seed(derive_seed(seed, name))
+            for name in ("augment", "strengthen")
+        )
+
+
+def look(
+    model: Callable[[torch.Tensor], ModelOutput],
+    inputs: torch.Tensor,
+    augmentation: str,
+    noise: Noise,
+    views: int,
+) -> ModelOutput:
+    """A network's output for augmented inputs, with its `second` where there are two views."""
+    inputs = augment(augmentation, inputs, noise.first)
+    output = model(inputs)
+    if views > 1:
+        output.second = model(strengthen(inputs, noise.second))
+    return output
 
 
 class Teacher:
     """Outputs of a frozen network in eval mode, for training rows.
 
-    Where the teacher's input is not augmented, `logits` and `feature` of all training rows are
-    computed at the start and reused; otherwise each batch is a forward pass on the augmented input.
+    Where the teacher's input is not augmented, its outputs for all training rows are computed at
+    the start and reused, if they take at most `CACHE_BYTES`; otherwise each batch is a forward pass
+    on the (augmented) input. maps: names of the maps that the method reads; others are dropped.
     order: row → the row whose output it gets instead, for the controls that shuffle; else None.
-    constant: every row gets the mean of the un-augmented outputs over the training rows.
+    constant: every row gets the mean of the un-augmented outputs over the training rows. drifting:
+    batch norm runs in training mode, on each batch's own statistics. views: 2 to read a stronger
+    view too, with nothing stored.
     """
 
     def __init__(
@@ -28,51 +63,103 @@ class Teacher:
         data: PairedData,
         modality: str,
         augmentation: str,
+        maps: set[str] = frozenset(),
         order: torch.Tensor | None = None,
         constant: bool = False,
+        drifting: bool = False,
+        views: int = 1,
     ):
-        self.model, self.data, self.order = freeze(model), data, order
-        self.modality = modality
+        self.model, self.data, self.order, self.maps = freeze(model), data, order, maps
+        self.modality, self.views = modality, views
         self.augmentation = "" if constant else augmentation
         self.cache: ModelOutput | None = None
-        self.place = torch.full_like(data.labels, -1)  # row number → position in the cache
-        if not self.augmentation:
+        self.constant = constant
+        if drifting:
+            for part in model.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.training = True
+        elif constant:
+            self.cache = self._average()
+        elif not augmentation and views == 1 and self._count_bytes() <= CACHE_BYTES:
             rows = data.rows["train"]
+            self.place = torch.full_like(data.labels, -1)  # row number → position in the cache
             self.place[rows] = torch.arange(len(rows), device=rows.device)
-            parts = [
-                self._forward(data.batch(modality, part)) for part in rows.split(EVALUATION_BATCH)
-            ]
-            whole = (torch.cat([getattr(p, name) for p in parts]) for name in ("logits", "feature"))
-            self.cache = ModelOutput(
-                *(x.mean(dim=0, keepdim=True).expand_as(x) if constant else x for x in whole)
-            )
+            parts = [self._forward(data.batch(modality, r)) for r in rows.split(EVALUATION_BATCH)]
+            self.cache = ModelOutput.join(parts)
 
-    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> ModelOutput:
+    def __call__(self, rows: torch.Tensor, noise: Noise) -> ModelOutput:
         if self.order is not None:
             rows = self.order[rows]
+        if self.constant:
+            output = self.cache.apply(lambda x: x.expand(len(rows), *x.shape[1:]))
+            output.second = output if self.views > 1 else None
+            return output
         if self.cache is not None:
             place = self.place[rows]
-            return ModelOutput(self.cache.logits[place], self.cache.feature[place])
+            return self.cache.apply(lambda x: x[place])
         inputs = self.data.batch(self.modality, rows)
-        return self._forward(augment(self.augmentation, inputs, generator))
+        return look(self._forward, inputs, self.augmentation, noise, self.views)
 
     @torch.no_grad()
     def _forward(self, inputs: torch.Tensor) -> ModelOutput:
-        return self.model(inputs)
+        return self.model(inputs).keep(self.maps)
+
+    def _average(self) -> ModelOutput:
+        """One row: the mean over all training rows."""
+        rows, total = self.data.rows["train"], None
+        for part in rows.split(EVALUATION_BATCH):
+            output = self._forward(self.data.batch(self.modality, part))
+            sums = output.apply(lambda x: x.sum(dim=0, keepdim=True))
+            total = (
+                sums
+                if total is None
+                else ModelOutput.join([total, sums]).apply(lambda x: x.sum(dim=0, keepdim=True))
+            )
+        return total.apply(lambda x: x / len(rows))
+
+    def _count_bytes(self) -> int:
+        rows = self.data.rows["train"]
+        side = describe(self.model, self.data.batch(self.modality, rows[:1]))
+        shapes = [x for name, x in (side.maps | side.blocks).items() if name in self.maps]
+        return 4 * len(rows) * sum(math.prod(shape) for shape in shapes)
+
+
+class Peer:
+    """Outputs of a teacher that trains: forward passes in the mode that it is in, with gradient."""
+
+    def __init__(
+        self, model: nn.Module, data: PairedData, modality: str, augmentation: str, views: int
+    ):
+        self.model, self.data, self.modality = model, data, modality
+        self.augmentation, self.views = augmentation, views
+
+    def __call__(self, rows: torch.Tensor, noise: Noise) -> ModelOutput:
+        inputs = self.data.batch(self.modality, rows)
+        return look(self.model, inputs, self.augmentation, noise, self.views)
 
 
 def seat_teacher(
-    config: RunConfig, data: PairedData, model: nn.Module, augmentation: str
+    config: RunConfig, data: PairedData, model: nn.Module, augmentation: str, method: Method
 ) -> Teacher:
-    """The teacher of a run, of the kind that the configuration asks for (`TEACHER_KINDS`)."""
+    """The frozen teacher of a run, of the kind that the configuration asks for
+    (`TEACHER_KINDS`)."""
     order = None
     if config.teacher_kind.startswith("shuffled"):
         within = config.teacher_kind == "shuffled_in_class"
         order = _shuffle_rows(
             data, derive_seed(config.seed, "teacher", config.teacher_kind), within
         )
-    constant = config.teacher_kind == "constant"
-    return Teacher(model, data, config.teacher, augmentation, order, constant)
+    return Teacher(
+        model,
+        data,
+        config.teacher,
+        augmentation,
+        method.teacher_maps,
+        order,
+        constant=config.teacher_kind == "constant",
+        drifting=method.teaching == DRIFTING,
+        views=method.views,
+    )
 
 
 def _shuffle_rows(data: PairedData, seed: int, within_class: bool) -> torch.Tensor:
