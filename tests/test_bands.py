@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdlab.core.errors import UserError
-from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands
+from fdlab.losses.features import logmse, mse, normalise, signed_log, unit_distance
+from fdlab.spectral.bands import (
+    DC_RULES,
+    BandSplit,
+    _FourierSplit,
+    count_low_bins,
+    split_bands,
+)
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
 FRACTIONS = [Fraction(text) for text in ("0", "1/4", "1/3", "1/2", "5/7", "1")]
@@ -156,14 +163,56 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 
 @pytest.mark.parametrize("dc", DC_RULES)
-@pytest.mark.parametrize("width", [6, 7])
-def test_gradients_agree_with_numerical_ones(dc, width):
-    x = draw(5, 2, width).requires_grad_()
+@pytest.mark.parametrize("basis", ["dft", "permuted", "dct"])
+def test_gradients_agree_with_numerical_ones(dc, basis):
+    x = draw(5, 2, 7).requires_grad_()
 
     def bands(x):
-        return tuple(band for band in split_bands(x, 0.5, dc) if band is not None)
+        return tuple(band for band in split_bands(x, 0.5, dc, basis=basis) if band is not None)
 
     assert torch.autograd.gradcheck(bands, (x,))
+
+
+@pytest.mark.parametrize("width", [1, 2, 6, 7])
+@pytest.mark.parametrize("cutoff", [0.0, 0.34, 0.5, 1.0])
+def test_the_splits_own_gradient_agrees_with_the_numerical_one(width, cutoff):
+    """Of all three bands at once and of each alone, once and twice."""
+    x, edge = draw(5, 2, 3, width).requires_grad_(), count_low_bins(width, cutoff)
+    for chosen in (slice(None), 0, 1, 2):
+
+        def split(x, chosen=chosen):
+            return _FourierSplit.apply(x, edge)[chosen]
+
+        assert torch.autograd.gradcheck(split, (x,))
+        assert torch.autograd.gradgradcheck(split, (x,))
+
+
+@pytest.mark.parametrize("function", [signed_log, normalise])
+def test_the_gradients_of_the_log_and_of_the_length_agree_with_numerical_ones(function):
+    x = draw(9, 3, 5)
+    x[0, :2] = 0  # where the log's two halves meet
+    x[1] *= 1e-2  # short, and longer than eps: below it there is no gradient, by choice
+    assert torch.autograd.gradcheck(function, (x.requires_grad_(),))
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_fused_unit_distance_is_its_parts_with_gradients_to_both_sides(log):
+    s, t = torch.randn(2, 6, 9, dtype=torch.float64)
+    parts = (logmse if log else mse)(normalise(s), normalise(t))
+    assert unit_distance(s, t, log).item() == pytest.approx(parts.item(), rel=1e-12)
+    pair = s.requires_grad_(), t.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: unit_distance(a, b, log), pair)
+    zero = torch.zeros(1, 9, dtype=torch.float64, requires_grad=True)
+    unit_distance(zero, t[:1], log).backward()
+    assert not zero.grad.any()  # a row without a length has no direction to move
+
+
+@pytest.mark.parametrize("function", [signed_log, normalise])
+def test_a_second_derivative_that_would_be_wrong_is_refused(function):
+    x = draw(9, 3, 5).requires_grad_()
+    (gradient,) = torch.autograd.grad(function(x).square().sum(), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_the_gradient_of_a_band_stays_in_the_band():

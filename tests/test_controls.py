@@ -11,13 +11,13 @@ import torch
 from fdlab.core.config import TEACHER_KINDS, RunConfig
 from fdlab.core.errors import UserError
 from fdlab.data.paired import PairedData
-from fdlab.methods.base import Sizes, build_method
+from fdlab.methods.base import Batch, Sizes, build_method
 from fdlab.models.build import build_model
-from fdlab.models.output import ModelOutput
+from fdlab.models.output import ModelOutput, Side, describe
 from fdlab.studies.plan import make_plan
 from fdlab.training.probe import choose_steps, probe_terms, stack_probes
 from fdlab.training.runs import build_untrained, complete, ensure_run, find_teacher, fingerprint
-from fdlab.training.teacher import seat_teacher
+from fdlab.training.teacher import Noise, seat_teacher
 
 CPU = torch.device("cpu")
 
@@ -35,13 +35,15 @@ def data(digits):
 def seat(plan, data, kind: str, augmentation: str = ""):
     config = plan.configure("image", "fdcmkd", "audio", teacher_kind=kind)
     model = build_model(data.store, "audio", width=8, seed=3).eval()
-    return seat_teacher(complete(config), data, model, augmentation)
+    side = describe(model, data.batch("audio", data.rows["train"][:1]))
+    method = build_method("fdcmkd", {}, Sizes(side, side, 10))
+    return seat_teacher(complete(config), data, model, augmentation, method)
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "shuffled_in_class"])
 def test_a_shuffled_teacher_gives_every_row_another_rows_output(plan, data, kind):
     rows = data.rows["train"]
-    noise = torch.Generator()
+    noise = Noise(0, CPU)
     plain, found = seat(plan, data, "trained"), seat(plan, data, kind)
     order = found.order[rows]
     assert torch.equal(order.sort().values, rows) and not (order == rows).any()
@@ -55,14 +57,14 @@ def test_a_shuffled_teacher_sees_augmented_inputs_of_the_other_row(plan, data):
     rows = data.rows["train"][:32]
     found = seat(plan, data, "shuffled", "shift")
     plain = seat(plan, data, "trained", "shift")
-    one = found(rows, torch.Generator().manual_seed(1)).feature
-    two = plain(found.order[rows], torch.Generator().manual_seed(1)).feature
+    one = found(rows, Noise(1, CPU)).feature
+    two = plain(found.order[rows], Noise(1, CPU)).feature
     assert torch.equal(one, two)
 
 
 def test_a_constant_teacher_says_the_same_of_everything(plan, data):
     rows = data.rows["train"]
-    noise = torch.Generator()
+    noise = Noise(0, CPU)
     plain = seat(plan, data, "trained")(rows, noise)
     found = seat(plan, data, "constant", "shift")(rows, noise)
     assert torch.equal(found.feature, found.feature[:1].expand_as(found.feature))
@@ -152,12 +154,12 @@ def test_a_probes_inner_products_are_autograds():
     inputs = torch.randn(5, 6)
     labels = torch.tensor([0, 1, 2, 0, 1])
     teacher = ModelOutput(torch.randn(5, 3), torch.randn(5, 8))
-    method = build_method("fdcmkd", {}, Sizes(8, 8, 3))
+    method = build_method("fdcmkd", {}, Sizes(Side(8), Side(8), 3))
 
     def run():
         feature = inputs @ weight
         output = ModelOutput(feature[:, :3], feature)
-        return output, method(output, teacher, labels)
+        return output, method(output, teacher, Batch(labels))
 
     output, terms = run()
     probe = probe_terms(terms, output, teacher, [weight])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from fdlab.core.errors import UserError
 from fdlab.methods import METHODS
-from fdlab.methods.base import Sizes, build_method
+from fdlab.methods.adapt import match_width
+from fdlab.methods.base import Batch, Sizes, build_method
+from fdlab.models.output import ModelOutput, Side
 
-EQUAL = Sizes(12, 12, 4)
+EQUAL = Sizes(Side(12), Side(12), 4, torch.arange(8) % 4)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,17 @@ EQUAL = Sizes(12, 12, 4)
         ("heads_only", {"cutoff": 1.5}, "0 to 1"),
         ("fdcmkd", {"high_weight": -1.0}, "finite number from 0"),
         ("kd", {"temperature": 0.0}, "above 0"),
+        ("kd", {"temperature": float("inf")}, "above 0"),
+        ("kd", {"weight": float("nan")}, "finite number from 0"),
+        ("dist", {"gamma": -1.0}, "gamma is -1.0: expected a finite number from 0"),
+        ("dkd", {"warmup": -0.1}, "warmup is -0.1"),
+        ("nkd", {"temperature": -3.0}, "above 0"),
+        ("crd", {"temperature": 0.0}, "above 0"),
+        ("crd", {"momentum": 1.5}, "momentum is 1.5: expected 0 to 1"),
+        ("crd", {"negatives": 0}, "above 0"),
+        ("crd", {"units": 12.5}, "expected int"),
+        ("mlkd", {"temperature": 4.0}, "Choices: task_weight, weight"),
+        ("rkd", {"angle_weight": -2.0}, "finite number from 0"),
         ("fdcmkd", {"bands": "middle"}, "Choices: both, low, high"),
         ("fdcmkd", {"bands": "low", "frequency": False}, "without frequency there are none"),
         ("fdcmkd", {"basis": "fft"}, "Choices: dft, dct"),
@@ -45,7 +60,7 @@ def test_a_wrong_option_is_refused_when_the_method_is_built(name, options, messa
 
 
 def test_an_unknown_method_is_refused_with_the_choices():
-    with pytest.raises(UserError, match=r"did you mean 'fdcmkd'\? Choices: none, kd, feat"):
+    with pytest.raises(UserError, match=r"did you mean 'fdcmkd' .*Choices: none, heads_only, kd"):
         build_method("fdckmd", {}, EQUAL)
 
 
@@ -53,10 +68,56 @@ def test_a_whole_number_is_taken_for_a_float():
     assert build_method("fdcmkd", {"low_weight": 2}, EQUAL).options.low_weight == 2.0
 
 
-@pytest.mark.parametrize("name", [*METHODS])
-def test_unequal_widths_are_refused_by_the_methods_that_compare_features(name):
-    if "feature" in METHODS[name].needs:
-        with pytest.raises(UserError, match="the student has 12 channels, the teacher 16"):
-            build_method(name, {}, Sizes(12, 16, 4))
-    else:
-        build_method(name, {}, Sizes(12, 16, 4))
+PROJECTING = ["feat", "fdcmkd", "fdcmkd_soft"]  # what needs both features in one space
+
+
+@pytest.mark.parametrize("name", PROJECTING)
+def test_a_student_of_another_width_is_projected_by_a_layer_that_trains_and_is_counted(name):
+    def count(width: int, options: dict) -> int:
+        method = build_method(name, options, Sizes(Side(width), Side(12), 4))
+        return sum(p.numel() for p in method.parameters())
+
+    off = {} if name == "feat" else {"align": False}
+    equal = count(12, off)
+    assert [count(width, off) - equal for width in (9, 12, 16)] == [9 * 12 + 12, 0, 16 * 12 + 12]
+    method = build_method(name, off, Sizes(Side(9), Side(12), 4))
+    assert method.projector.weight.shape == (12, 9)
+    student, teacher = (ModelOutput(torch.randn(5, 4), torch.randn(5, d)) for d in (9, 12))
+    terms = method(student, teacher, Batch(torch.arange(5) % 4))
+    for term in METHODS[name].compares:
+        if term in terms:
+            method.zero_grad()
+            terms[term].backward(retain_graph=True)
+            assert all(p.grad.any() for p in method.projector.parameters()), term
+
+
+def test_the_projection_learns_a_linear_relation():
+    """The teacher's feature is a matrix times the student's: the distance goes to zero."""
+    torch.manual_seed(0)
+    x, matrix = torch.randn(64, 6), torch.randn(6, 9)
+    student, teacher = ModelOutput(torch.zeros(64, 4), x), ModelOutput(None, x @ matrix)
+    method, batch = (
+        build_method("feat", {}, Sizes(Side(6), Side(9), 4)),
+        Batch(torch.arange(64) % 4),
+    )
+    optimiser = torch.optim.Adam(method.parameters(), lr=0.1)
+    with torch.no_grad():
+        start = method(student, teacher, batch)["feature"].item()
+    for _ in range(300):
+        optimiser.zero_grad()
+        method(student, teacher, batch)["feature"].backward()
+        optimiser.step()
+    assert method(student, teacher, batch)["feature"].item() < 1e-4 * start
+
+
+def test_equal_widths_or_no_teacher_take_no_projection():
+    assert isinstance(match_width(Sizes(Side(12), Side(12), 4)), nn.Identity)
+    assert isinstance(match_width(Sizes(Side(12), None, 4)), nn.Identity)
+    alone = build_method("heads_only", {}, Sizes(Side(9), None, 4))
+    assert {head.weight.shape for head in alone.task_heads.values()} == {(4, 9)}
+
+
+@pytest.mark.parametrize("name", ["none", "kd", "dist", "dkd", "mlkd", "rkd", "pkt"])
+def test_methods_of_logits_and_of_relations_take_any_widths_as_they_are(name):
+    method = build_method(name, {}, Sizes(Side(9), Side(12), 4))
+    assert not list(method.parameters())
