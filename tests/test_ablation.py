@@ -23,7 +23,6 @@ from fdlab.studies.ablation import (
     STEPS,
     Ablation,
     ablate,
-    choose_ways,
     compare_rows,
     configure_ablation,
     describe_step,
@@ -108,10 +107,10 @@ def test_a_short_preset_takes_fewer_seeds_and_one_direction():
     for study in ("ablation", "sensitivity"):
         plan = make_plan("digits", "quick", study=study)
         assert plan.seeds == few[study] and plan.short
-        assert len(choose_ways(plan, None)) == 1
-        assert len(choose_ways(plan, ["audio2image", "image2audio"])) == 2
+        assert len(plan.choose_ways(None)) == 1
+        assert len(plan.choose_ways(["audio2image", "image2audio"])) == 2
         whole = make_plan("digits", "paper", study=study)
-        assert len(whole.seeds) >= 6 and len(choose_ways(whole, None)) == 2
+        assert len(whole.seeds) >= 6 and len(whole.choose_ways(None)) == 2
     assert make_plan("digits", "quick", seeds=[7, 8, 9], study="ablation").seeds == (7, 8, 9)
 
 

@@ -267,3 +267,12 @@ def test_plain_papermill_runs_a_notebook_with_its_own_parameters(finished, isola
                "planted", "-p", "seeds", "[0,1]"]  # fmt: skip
     subprocess.run(command, check=True, cwd=isolated_home, capture_output=True, timeout=300)
     assert '"seeds = ' in target.read_text()
+
+
+def test_the_notebook_of_all_methods_runs_on_a_choice_of_them(finished):
+    values = {"methods": ["kd", "at", "dml", "fdcmkd+0.5*pkt", "heads_only"]}
+    summary = run_suite(plan_suite("methods", "digits", "smoke", values=values))
+    assert not summary.failed
+    result = read_result(summary.page.parent / "results" / "methods.json")
+    assert set(result.families) == {"none", *values["methods"]}
+    assert result.families["dml"] == "peers"

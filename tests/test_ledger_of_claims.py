@@ -34,6 +34,7 @@ from fdlab.studies import report as studies
 from fdlab.studies.ablation import KEYS, REFERENCE
 from fdlab.studies.comparison import RULES, Cell, Comparison
 from fdlab.studies.contrast import contrast_answers
+from fdlab.studies.cost import Cost
 from fdlab.studies.plan import make_plan
 from fdlab.studies.published import SOURCES, count_tested, find_error, list_published, weigh
 from fdlab.studies.report import COLUMNS, collect_report
@@ -98,10 +99,11 @@ def make_comparison() -> Comparison:
             method=method,
             accuracy=dict.fromkeys(RULES, over_two(*values)),
             versus_none=contrast_answers(answers[method], answers["none"]),
+            rank=over_two(1.0, 2.0),
             optimism=over_two(0.0, 1.0),
             values=dict.fromkeys(RULES, np.array(values)),
             extra_parameters=0,
-            seconds=1.0,
+            cost=Cost(1.0, over_two(1.0, 1.1), 1, 1.0),
             published=None,
         )
         for method, values in accuracies.items()

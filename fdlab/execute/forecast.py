@@ -27,10 +27,11 @@ from fdlab.execute.suite import SuiteRun
 from fdlab.models.build import build_model, place
 from fdlab.studies.ablation import configure_ablation
 from fdlab.studies.banks import configure_unimodal
-from fdlab.studies.comparison import configure_methods
+from fdlab.studies.comparison import configure_comparison
 from fdlab.studies.distillation import configure_run
 from fdlab.studies.embedding import configure_embedding
 from fdlab.studies.gradients import configure_probes
+from fdlab.studies.methods import configure_survey
 from fdlab.studies.plan import Plan, make_plan
 from fdlab.studies.protocol import configure_audit
 from fdlab.studies.sensitivity import configure_grid
@@ -51,7 +52,10 @@ NEEDS: dict[str, Needs] = {
           for c in g),
     ],
     "distillation": lambda plan, p: configure_run(plan, p["direction"], p["method"], p["seed"]),
-    "comparison": lambda plan, p: configure_methods(plan, p["methods"], p["directions"]).values(),
+    "comparison": lambda plan, p: configure_comparison(
+        plan, p["methods"], p["directions"], p["hyperparameters"], p["trials"]),
+    "methods": lambda plan, p: configure_survey(
+        plan, p["methods"], p["directions"], p["hyperparameters"], p["trials"]),
     "embedding": lambda plan, p: configure_embedding(plan, p["direction"], p["methods"]).values(),
     "ablation": lambda plan, p: configure_ablation(plan, p["tables"], p["directions"]).values(),
     "sensitivity": lambda plan, p: configure_grid(plan, p["weights"], p["directions"]).values(),

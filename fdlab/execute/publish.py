@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -29,9 +30,10 @@ SHOWN = {
     "ablation": "rows",
     "sensitivity": "grid",
     "protocol": "rules",
+    "methods": "gain",
 }
-SHRINK = 0.6  # of the PNGs' 300 dots per inch, and as many colours as a palette holds
-COLOURS = 128
+SHRINK = 0.55  # of the PNGs' 300 dots per inch
+COLOURS = 96
 
 
 def publish(dataset: str, preset: str) -> Path:
@@ -53,15 +55,11 @@ def publish(dataset: str, preset: str) -> Path:
         for kind, pattern in ((RESULTS, "*.json"), (TABLES, "*"), (FIGURES, "*.png")):
             (beside / kind).mkdir()
             for path in sorted((source / kind).glob(pattern)):
-                if path.suffix == ".png":
-                    _shrink(path, beside / kind / path.name)
-                else:
-                    shutil.copyfile(path, beside / kind / path.name)
+                copy = {".png": _shrink, ".json": _squeeze}.get(path.suffix, shutil.copyfile)
+                copy(path, beside / kind / path.name)
         (beside / "records").mkdir()
         for name in _list_runs(source / RESULTS):
-            shutil.copyfile(
-                paths.runs() / name / "record.json", beside / "records" / f"{name}.json"
-            )
+            _squeeze(paths.runs() / name / "record.json", beside / "records" / f"{name}.json")
         files = sorted(str(p.relative_to(beside)) for p in beside.rglob("*") if p.is_file())
         manifest = {"dataset": dataset, "preset": preset, "files": checksums(beside, files)}
         write_json(beside / "manifest.json", manifest)
@@ -83,6 +81,13 @@ def _shrink(source: Path, target: Path) -> None:
         size = tuple(round(SHRINK * side) for side in image.size)
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     small.quantize(COLOURS).save(target, optimize=True)
+
+
+def _squeeze(source: Path, target: Path) -> None:
+    """JSON without the blanks, a third of its size."""
+    value = json.loads(source.read_text(encoding="utf-8"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    target.write_text(text + "\n", encoding="utf-8")
 
 
 def write_gallery(dataset: str, preset: str) -> Path:

@@ -29,7 +29,9 @@ from fdlab.execute.page import export_notebook, write_page
 from fdlab.execute.parameters import check_values, read_notebook, read_parameters
 from fdlab.figures.style import find_venue
 from fdlab.methods import METHODS
-from fdlab.studies.plan import make_plan, read_list
+from fdlab.studies.comparison import choose_methods, require_trials
+from fdlab.studies.hyperparameters import read_settings
+from fdlab.studies.plan import make_plan
 
 REPORT = "00_report"
 
@@ -120,8 +122,10 @@ def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
     plan.choose_directions(values.get("directions"))
     if "direction" in values:
         plan.choose_directions([values["direction"]])
-    for method in [*read_list("methods", values.get("methods"), str), values.get("method", "none")]:
-        METHODS.find_place(method)
+    choose_methods(values.get("methods", []))
+    METHODS[values.get("method", "none")]
+    read_settings(values.get("hyperparameters", ""))
+    require_trials(values.get("trials", 0))
     find_venue(values.get("venue", "aaai"))
 
 

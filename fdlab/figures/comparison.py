@@ -9,7 +9,7 @@ from fdlab.core.estimate import Estimate
 from fdlab.figures.marks import MARKS, describe_contrast, explain_contrast, explain_marks
 from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import INK, arrow, color_method, mark_method, name_method
-from fdlab.studies.comparison import Comparison
+from fdlab.studies.comparison import Cell, Comparison
 
 
 def draw_accuracy(axis, result: Comparison, direction: str) -> None:
@@ -69,44 +69,97 @@ def _draw(result: Comparison, venue: str, draw, rows: int) -> Plate:
 
 
 def tables(result: Comparison, marks: str = "tested") -> dict[str, Table]:
-    """marks: "tested" sets the best two rows apart where the difference holds, "paper" always."""
-    rows = []
-    for direction in result.directions:
-        for method in result.methods:
-            cell = result.find(direction, method)
-            mark = MARKS[result.marks[marks][direction][method]]
-            row = {
-                "direction": direction,
-                "method": method,
-                "accuracy (%)": cell.accuracy["validation"].format(1) + mark,
-                "last epoch": f"{cell.accuracy['last'].mean:.1f}",
-                "published rule": f"{cell.accuracy['published'].mean:.1f}",
-                "optimism": cell.optimism.format(1, sign=True),
-                "extra parameters": str(cell.extra_parameters),
-            }
-            if method != "none":
-                row |= describe_contrast(cell.versus_none)
-            if cell.published is not None:
-                row["paper"] = f"{cell.published:.1f}"
-            rows.append(row)
+    """The comparison itself, what each number rests on, the contrasts, the hyperparameters, and the
+    trials of a search. marks: "tested" sets the best two rows apart where the difference holds,
+    "paper" always."""
     about = (
         f"on {result.dataset} (preset {result.preset}), {len(result.seeds)} seeds, "
         f"n = {result.n} test samples"
     )
-    caption = (
-        f"Methods {about}. Accuracy: raw head at the best validation epoch, 95 % interval over "
-        f"seeds. Published rule: best epoch and best head on the test set; optimism: its surplus. "
-        f"{explain_contrast('none, in the same direction')} {explain_marks(marks)}"
-    )
+    rows = [_describe(result, cell, marks) for cell in result.cells]
+    details = [_detail(cell) for cell in result.cells]
     contrasts = [
         {"contrast": name.replace("-", " - "), "direction": direction} | describe_contrast(found)
         for name, ways in result.contrasts.items()
         for direction, found in ways.items()
     ]
-    return {
-        "methods": Table(pd.DataFrame(rows).fillna(""), caption),
-        "contrasts": Table(
-            pd.DataFrame(contrasts).fillna(""),
+    found = {
+        "methods": (
+            rows,
+            f"Methods {about}. Accuracy: raw head at the best validation epoch, 95 % interval over "
+            f"seeds. Minus none: in points, paired by seed and sample, hierarchical bootstrap over "
+            f"both; p: Holm over the methods of a direction. Rank: 1 is the highest, interval over "
+            f"seeds and samples. Time, memory: of the training steps, over those of none, measured "
+            f"in turn with them; parameters: all that train beside the student, also of a teacher. "
+            f"{explain_marks(marks)}",
+        ),
+        "details": (
+            details,
+            f"What the differences rest on, {about}. Published rule: best epoch and best head on "
+            f"the test set; optimism: its surplus. "
+            f"{explain_contrast('none, in the same direction')}",
+        ),
+        "contrasts": (
+            contrasts,
             f"Paired differences in test accuracy {about}. {explain_contrast('the second')}",
         ),
+        "settings": (
+            [
+                {"method": s.method, "option": s.option, "value": str(s.value), "source": s.source}
+                for s in result.settings
+            ],
+            "Hyperparameters of the methods and where each is from"
+            + (", before the search." if result.trials else "."),
+        ),
+        "trials": (
+            [
+                {
+                    "direction": trial.direction,
+                    "method": trial.method,
+                    "strength ×": f"{trial.strength:.2f}",
+                    "learning rate ×": f"{trial.rate:.2f}",
+                    "validation (%)": f"{trial.validation:.1f}" + ("*" if trial.chosen else ""),
+                }
+                for trial in result.trials
+            ],
+            "The search: as many trials for every method, one seed that the comparison does not "
+            "use, judged on the validation split. * chosen.",
+        ),
     }
+    return {
+        name: Table(pd.DataFrame(lines).fillna(""), caption)
+        for name, (lines, caption) in found.items()
+        if lines
+    }
+
+
+def _describe(result: Comparison, cell: Cell, marks: str) -> dict[str, str]:
+    plain, gap = cell.method == "none", cell.versus_none
+    row = {
+        "direction": cell.direction,
+        "method": cell.method,
+        "accuracy (%)": cell.accuracy["validation"].format(1)
+        + MARKS[result.marks[marks][cell.direction][cell.method]],
+        "minus none": "" if plain else gap.both.format(1, sign=True),
+        "p": "" if plain else f"{gap.holm:.3f}",
+        "rank": cell.rank.format(1),
+        "s/epoch": f"{cell.cost.seconds:.2f}",
+        "time": "" if plain else f"{cell.cost.relative.mean:.2f}×",
+        "memory": "" if plain else f"{cell.cost.memory:.2f}×",
+        "parameters": f"{cell.extra_parameters:,}",
+    }
+    if cell.published is not None:
+        row["paper"] = f"{cell.published:.1f}"
+    return row
+
+
+def _detail(cell: Cell) -> dict[str, str]:
+    row = {
+        "direction": cell.direction,
+        "method": cell.method,
+        "last epoch": f"{cell.accuracy['last'].mean:.1f}",
+        "published rule": f"{cell.accuracy['published'].mean:.1f}",
+        "optimism": cell.optimism.format(1, sign=True),
+        "memory (MB)": f"{cell.cost.bytes / 1e6:.1f}",
+    }
+    return row | ({} if cell.method == "none" else describe_contrast(cell.versus_none))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -52,17 +54,20 @@ def draw_accuracy(axis, result: Distillation) -> None:
 
 
 def draw_terms(axis, result: Distillation) -> None:
-    """Each group of loss terms over the epochs, on a logarithmic axis."""
+    """Each group of loss terms over the epochs, on a logarithmic axis (linear near 0 where a term
+    is negative). A term of a sum of methods counts as that of its part."""
     sums: dict[str, np.ndarray] = {}
     colors = {}
+    spare = itertools.cycle(SPARE)
     for term, values in result.terms.items():
-        name, color = GROUPS.get(term, (term, SPARE[0]))
+        name, color = GROUPS.get(term.rpartition(".")[2]) or (term.replace("_", " "), next(spare))
         sums[name] = sums.get(name, 0) + values
-        colors[name] = color
+        colors.setdefault(name, color)
     for name, values in sums.items():
         line = "--" if name.startswith("align") else "-"  # they lie on the band heads' line
         axis.plot(np.arange(1, len(values) + 1), values, line, color=colors[name], label=name)
-    axis.set_yscale("log")
+    low = min(values.min() for values in sums.values())
+    axis.set_yscale("log") if low > 0 else axis.set_yscale("symlog", linthresh=0.1)
     axis.set_xlabel("epoch")
     axis.set_ylabel("training loss (mean per sample)")
 

@@ -44,6 +44,14 @@ METHOD_NAMES = {
     "heads_only": "Heads, no teacher",
     "fdcmkd": "FD-CMKD",
 }
+# What a method compares (`find_family`), with the words of a legend.
+FAMILIES = {
+    "none": ("#333333", "no teacher"),
+    "logits": ("#E69F00", "logits"),
+    "feature": ("#0072B2", "pooled feature"),
+    "maps": ("#009E73", "feature maps"),
+    "peers": ("#CC79A7", "teacher trains too"),
+}
 MODALITY_COLORS = {
     "audio": "#332288",
     "image": "#CC6677",

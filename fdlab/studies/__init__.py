@@ -11,5 +11,6 @@ STEMS = (
     "ablation",
     "sensitivity",
     "protocol",
+    "methods",
     "report",
 )

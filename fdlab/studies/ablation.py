@@ -313,16 +313,10 @@ def configure_ablation(
     names = find_variants(read_list("tables", tables, str) or TABLES)
     return {
         (str(way), name, seed): configure_variant(plan, name, way, seed)
-        for way in choose_ways(plan, directions)
+        for way in plan.choose_ways(directions)
         for name in names
         for seed in plan.seeds
     }
-
-
-def choose_ways(plan: Plan, directions: list[str] | str | None) -> list[Direction]:
-    """The directions asked for; else the data set's, or only its first where a preset is short."""
-    ways = plan.choose_directions(directions)
-    return ways if read_list("directions", directions, str) or not plan.short else ways[:1]
 
 
 def ablate(

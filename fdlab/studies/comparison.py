@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fdlab.core.config import Direction, RunConfig
+from fdlab.core.errors import UserError
 from fdlab.core.estimate import Estimate
 from fdlab.data import DATASETS
+from fdlab.methods import METHODS, split_sum
 from fdlab.reference import read_table
 from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
 from fdlab.studies.contrast import (
@@ -18,9 +21,12 @@ from fdlab.studies.contrast import (
     correct_contrasts,
     judge,
 )
+from fdlab.studies.cost import Cost, measure_costs
+from fdlab.studies.hyperparameters import Setting, choose_options, read_settings
 from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.published import Place
-from fdlab.studies.ranking import CONVENTIONS, mark_rows
+from fdlab.studies.ranking import CONVENTIONS, mark_rows, rank_rows
+from fdlab.studies.search import Trial, configure_trials, search
 from fdlab.studies.stats import average_seeds
 from fdlab.training.evaluate import find_correct
 from fdlab.training.pool import ensure_runs
@@ -29,6 +35,9 @@ from fdlab.training.runs import Run
 QUESTION = "Does FD-CMKD beat no distillation, and does it beat its own heads without a teacher?"
 TABLE = "fdcmkd_table2_classification"
 RULES = ("validation", "last", "published")
+EVERY = "all"
+Answers = dict[tuple[str, str], np.ndarray]
+BASE = "none"
 RULE = "judged by both intervals (seeds, samples) in every direction: above 0, or below"
 SHARED = "and the control matches where heads_only reaches more than half of the gain over none"
 
@@ -38,18 +47,19 @@ class Cell:
     """One method in one direction, over seeds; accuracies are percentages.
 
     accuracy: rule → Estimate over seeds. versus_none: the difference to `none` under the validation
-    rule, Holm-corrected over the methods of the direction. optimism: published minus
-    validation-selected. values: rule → (S,).
+    rule, Holm-corrected over the methods of the direction. rank: see `rank_rows`. optimism:
+    published minus validation-selected. values: rule → (S,). cost: of its training.
     """
 
     direction: str
     method: str
     accuracy: dict[str, Estimate]
     versus_none: Contrast
+    rank: Estimate
     optimism: Estimate
     values: dict[str, np.ndarray]
     extra_parameters: int
-    seconds: float
+    cost: Cost
     published: float | None
 
     @property
@@ -65,7 +75,8 @@ class Comparison:
 
     The contrast "heads_only-half" is heads_only minus the middle between none and fdcmkd: above 0,
     the heads without a teacher reach more than half of the gain. runs: fingerprints of every run
-    that the numbers come from, teachers included.
+    that the numbers come from, teachers included. settings: the hyperparameters of the methods,
+    before any search; trials: what a search tried, empty where there was none.
     """
 
     dataset: str
@@ -76,6 +87,8 @@ class Comparison:
     contrasts: dict[str, dict[str, Contrast]]
     marks: dict[str, dict[str, dict[str, str]]]
     runs: list[str]
+    settings: list[Setting] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
 
     @property
     def directions(self) -> list[str]:
@@ -104,10 +117,11 @@ class Comparison:
 
     def _locate(self) -> dict[Place, Cell]:
         reports = DATASETS[self.dataset].reports
+        rows = {row["method"] for row in read_table(TABLE)}
         return {
-            (TABLE, cell.method, f"{reports}_{Direction.split(cell.direction)[1]}"): cell
+            (TABLE, name_row(cell.method), f"{reports}_{Direction.split(cell.direction)[1]}"): cell
             for cell in self.cells
-            if reports
+            if reports and name_row(cell.method) in rows
         }
 
     def finding(self) -> str:
@@ -200,33 +214,99 @@ class Comparison:
         )
 
 
+def choose_methods(methods: list[str] | str) -> list[str]:
+    """The methods asked for, `none` first; ["all"] is every one in the table."""
+    asked = read_list("methods", methods, str)
+    asked = list(METHODS) if asked == [EVERY] else asked
+    for method in asked:
+        METHODS[method]  # refuses what is unknown, and sums that make no sense
+    return ["none", *(m for m in asked if m != "none")]
+
+
 def configure_methods(
-    plan: Plan, methods: list[str] | str, directions: list[str] | str | None = None
+    plan: Plan,
+    methods: list[str] | str,
+    directions: list[str] | str | None = None,
+    settings: list[Setting] | None = None,
+    found: dict[tuple[str, str], dict[str, Any]] | None = None,
 ) -> dict[tuple[str, str, int], RunConfig]:
-    """(direction, method, seed) → its run; `none` is always among the methods."""
-    methods = ["none", *(m for m in read_list("methods", methods, str) if m != "none")]
+    """(direction, method, seed) → its run; `none` is always among the methods.
+
+    settings: the hyperparameters, by default the project's table. found: (direction, method) →
+    what a search chose instead.
+    """
+    settings = read_settings() if settings is None else settings
+    found = found or {}
     return {
-        (str(way), m, seed): plan.configure(way.student, m, way.teacher, seed)
+        (str(way), m, seed): plan.configure(
+            way.student,
+            m,
+            way.teacher,
+            seed,
+            **found.get((str(way), m), {"options": choose_options(settings, m)}),
+        )
         for way in plan.choose_directions(directions)
-        for m in methods
+        for m in choose_methods(methods)
         for seed in plan.seeds
     }
 
 
+def configure_comparison(
+    plan: Plan,
+    methods: list[str] | str,
+    directions: list[str] | str | None = None,
+    hyperparameters: str = "",
+    trials: int = 0,
+) -> list[RunConfig]:
+    """Every run of a comparison; after a search the runs with what it will choose are unknown, and
+    those before it stand for them."""
+    settings = read_settings(hyperparameters)
+    ways = plan.choose_directions(directions) if trials else []
+    tried = [
+        config
+        for way in ways
+        for config in configure_trials(
+            plan, way, choose_methods(methods), settings, trials
+        ).values()
+    ]
+    return [*tried, *configure_methods(plan, methods, directions, settings).values()]
+
+
 def compare_methods(
-    plan: Plan, *, methods: list[str] | str, directions: list[str] | str | None = None
+    plan: Plan,
+    *,
+    methods: list[str] | str,
+    directions: list[str] | str | None = None,
+    hyperparameters: str = "",
+    trials: int = 0,
 ) -> Comparison:
-    """Train or find every method × direction × seed and compare them, paired by seed and sample."""
-    configs = configure_methods(plan, methods, directions)
+    """Train or find every method × direction × seed and compare them, paired by seed and sample.
+
+    hyperparameters: a CSV file in place of the project's table. trials: of a search for every
+    method on the validation split, see `search`; 0 for none.
+    """
+    return run_comparison(plan, methods, directions, hyperparameters, trials)[0]
+
+
+def run_comparison(
+    plan: Plan,
+    methods: list[str] | str,
+    directions: list[str] | str | None,
+    hyperparameters: str,
+    trials: int,
+) -> tuple[Comparison, Answers]:
+    """The comparison, and (direction, method) → (S, n) right answers that it rests on."""
+    require_trials(trials)
+    settings, found, told = read_settings(hyperparameters), {}, []
+    if trials:
+        for way in plan.choose_directions(directions):
+            chosen, tried = search(plan, way, choose_methods(methods), settings, trials)
+            found |= {(str(way), method): values for method, values in chosen.items()}
+            told += tried
+    configs = configure_methods(plan, methods, directions, settings, found)
     runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
     ways, methods = (list(dict.fromkeys(key[i] for key in configs)) for i in range(2))
-    store = plan.open_store()
-    labels = np.array(store.labels[store.rows("test")])
-    right = {key: find_correct(run.read_logits(), labels) for key, run in runs.items()}
-
-    answers = {
-        (way, m): np.stack([right[way, m, s] for s in plan.seeds]) for way in ways for m in methods
-    }  # (S, n) each
+    answers = find_answers(plan, runs)
 
     def contrast(way: str, pairs: list[tuple[str, str]]) -> dict[str, Contrast]:
         found = {f"{a}-{b}": (answers[way, a], answers[way, b]) for a, b in pairs}
@@ -237,9 +317,15 @@ def compare_methods(
     for way in ways:
         gains = contrast(way, [(m, "none") for m in methods[1:]])
         gains |= {"none-none": contrast_answers(*[answers[way, "none"]] * 2)}
+        ranks = rank_rows({m: answers[way, m] for m in methods})
+        costs = measure_costs(plan, {m: configs[way, m, plan.seeds[0]] for m in methods})
         for method in methods:
             group = [runs[way, method, seed] for seed in plan.seeds]
-            cells.append(_summarise(plan, way, method, group, gains[f"{method}-none"]))
+            cells.append(
+                _summarise(
+                    plan, way, method, group, gains[f"{method}-none"], ranks[method], costs[method]
+                )
+            )
         for name, found in contrast(way, [p for p in ours if set(p) <= set(methods)]).items():
             contrasts.setdefault(name, {})[way] = found
         if {"fdcmkd", "heads_only"} <= set(methods):
@@ -254,20 +340,46 @@ def compare_methods(
     }
     records = [run.record for run in runs.values()]
     sources = {r.fingerprint for r in records} | {r.teacher for r in records if r.teacher}
-    return Comparison(
+    comparison = Comparison(
         plan.dataset,
         plan.preset,
-        len(labels),
+        len(answers[ways[0], BASE][0]),
         list(plan.seeds),
         cells,
         contrasts,
         marks,
         sorted(sources),
+        [s for s in settings if s.method in {name for m in methods for name in name_parts(m)}],
+        told,
     )
+    return comparison, answers
+
+
+def require_trials(trials: int) -> None:
+    if trials < 0:
+        raise UserError(f"trials is {trials}: expected a whole number from 0")
+
+
+def find_answers(plan: Plan, runs: dict[tuple[str, str, int], Run]) -> Answers:
+    """(direction, method) → (S, n) whether each test sample is answered rightly, raw head at the
+    best validation epoch."""
+    store = plan.open_store()
+    labels = np.array(store.labels[store.rows("test")])
+    pairs = dict.fromkeys((way, method) for way, method, _ in runs)
+    return {
+        pair: np.stack([find_correct(runs[*pair, s].read_logits(), labels) for s in plan.seeds])
+        for pair in pairs
+    }
 
 
 def _summarise(
-    plan: Plan, direction: str, method: str, runs: list[Run], versus_none: Contrast
+    plan: Plan,
+    direction: str,
+    method: str,
+    runs: list[Run],
+    versus_none: Contrast,
+    rank: Estimate,
+    cost: Cost,
 ) -> Cell:
     values = {
         rule: np.array([100 * run.record.scores[rule].accuracy for run in runs]) for rule in RULES
@@ -277,10 +389,13 @@ def _summarise(
         method=method,
         accuracy={rule: average_seeds(v) for rule, v in values.items()},
         versus_none=versus_none,
+        rank=rank,
         optimism=average_seeds(values["published"] - values["validation"]),
         values=values,
-        extra_parameters=runs[0].record.parameters["method"],
-        seconds=float(np.mean([run.record.seconds for run in runs])),
+        extra_parameters=sum(
+            count for part, count in runs[0].record.parameters.items() if part != "student"
+        ),
+        cost=cost,
         published=find_published(plan.definition.reports, direction, method),
     )
 
@@ -291,9 +406,22 @@ def find_published(reports: str, direction: str, method: str) -> float | None:
         return None
     column = f"{reports}_{Direction.split(direction)[1]}"
     for row in read_table(TABLE):
-        if row["method"] == method and row.get(column):
+        if row["method"] == name_row(method) and row.get(column):
             return float(row[column])
     return None
+
+
+def name_row(method: str) -> str:
+    """The row of Table 2 that reports a method, "" for none.
+
+    Its row NKD is, by the paper's earlier version, what is `nckd` here; Yang's `nkd` it lacks.
+    """
+    return {"nckd": "nkd", "nkd": ""}.get(method, method)
+
+
+def name_parts(method: str) -> list[str]:
+    """A method itself, and of a sum its parts too."""
+    return list(dict.fromkeys([method, *(part for _, part in split_sum(method))]))
 
 
 def _published_gap(versus: str) -> str:

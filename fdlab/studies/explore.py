@@ -670,7 +670,7 @@ def _rank(match: Match) -> tuple:
     """Presets, methods and modalities in their tables' order, default options first."""
     # The smoke preset last: its numbers mean nothing.
     preset = (match.preset == "smoke", [*PRESETS, OTHER].index(match.preset))
-    method = list(METHODS).index(match.method)
+    method = [*METHODS, match.method].index(match.method)  # sums of methods come last
     return (*preset, match.direction, method, match.seed, match.run != "", match.differs)
 
 

@@ -59,6 +59,12 @@ class Plan:
         names = read_list("directions", wanted, str) or self.definition.directions
         return [Direction.parse(name, self.modalities) for name in names]
 
+    def choose_ways(self, wanted: list[str] | str | None = None) -> list[Direction]:
+        """The directions asked for; else the data set's, or only its first where the preset is
+        short for the study."""
+        ways = self.choose_directions(wanted)
+        return ways if read_list("directions", wanted, str) or not self.short else ways[:1]
+
     def configure(
         self,
         student: str,

@@ -91,7 +91,8 @@ def collect_report(folder: Path, dataset: str, preset: str) -> Report:
     """Read every study's saved result in `folder`; gather claims, numbers and findings.
 
     A study that measures cells of the paper's tables offers `measured()`: place → Estimate over
-    seeds; and may offer `controls()`: place → text. See `published.Place`.
+    seeds; and may offer `controls()`: place → text. See `published.Place`. Of two that measure one
+    cell, the first counts.
     """
     claims, findings, missing = [], {}, []
     numbers = {number.place: number for number in list_published()}
@@ -109,9 +110,13 @@ def collect_report(folder: Path, dataset: str, preset: str) -> Report:
         ]
         controls = getattr(result, "controls", dict)()
         for place, ours in getattr(result, "measured", dict)().items():
-            if place in numbers:  # a row of ours that the paper does not have is no number of it
-                control = controls.get(place, "")
-                numbers[place] = weigh(numbers[place], ours, _count_tested(result), preset, control)
+            # A row of ours that the paper does not have is no number of it; and of two studies that
+            # measure one cell the earlier counts.
+            if place not in numbers or numbers[place].ours is not None:
+                continue
+            number = replace(numbers[place], study=stem)
+            control = controls.get(place, "")
+            numbers[place] = weigh(number, ours, _count_tested(result), preset, control)
     done = {place for place, number in numbers.items() if number.ours}
     explained = [
         number if number.ours else replace(number, why=_explain(number, done, dataset, findings))

@@ -9,7 +9,6 @@ import numpy as np
 from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.reference import read_table
-from fdlab.studies.ablation import choose_ways
 from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
 from fdlab.studies.contrast import Contrast, contrast_answers, correct_contrasts, judge
 from fdlab.studies.plan import Plan
@@ -112,7 +111,7 @@ def configure_grid(
     """(direction, low weight, high weight, seed) → its run; (direction, 0, 0, seed) is none's."""
     weights = check_weights(weights)
     found = {}
-    for way in choose_ways(plan, directions):
+    for way in plan.choose_ways(directions):
         for seed in plan.seeds:
             found[str(way), 0.0, 0.0, seed] = plan.configure(way.student, seed=seed)
             for low in weights:

@@ -54,16 +54,23 @@ def compare_both(values: np.ndarray, seed: int = 0) -> tuple[Estimate, float]:
     `average_seeds` beside it is the careful one for S below about ten.
     """
     values = np.asarray(values, dtype=float)
-    seeds, samples = values.shape
-    rng = np.random.default_rng(seed)
-    # How often each row and column is drawn; the resampled mean is a product of the two.
-    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
-    columns = rng.multinomial(samples, np.full(samples, 1 / samples), size=RESAMPLES)
-    means = ((rows @ values) * columns).sum(axis=1) / (seeds * samples)
+    seeds = len(values)
+    means = resample_means(values[None], RESAMPLES, seed)[0]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     side = min((means <= 0).sum(), (means >= 0).sum())
     p = min(1.0, 2 * (side + 1) / (RESAMPLES + 1))
     return Estimate(float(values.mean()), float(low), float(high), seeds), float(p)
+
+
+def resample_means(values: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
+    """(R, S, n) values of R rows → (R, draws) means over seeds and samples drawn with replacement,
+    the same ones for every row."""
+    _, seeds, samples = values.shape
+    rng = np.random.default_rng(seed)
+    # How often each seed and sample is drawn; the resampled mean is a product of the two.
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    by_sample = rng.multinomial(samples, np.full(samples, 1 / samples), size=draws)
+    return np.stack([((by_seed @ x) * by_sample).sum(axis=1) for x in values]) / (seeds * samples)
 
 
 def average_halves(

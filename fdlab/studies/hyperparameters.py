@@ -1,0 +1,67 @@
+"""The hyperparameters that a comparison runs with, from one table with the source of each."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fdlab.core.errors import UserError
+from fdlab.methods import METHODS
+from fdlab.methods.base import resolve_method_options
+
+OWN = "hyperparameters.csv"  # beside the methods
+COLUMNS = ("method", "option", "value", "source")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    method: str
+    option: str
+    value: Any
+    source: str
+
+
+def read_settings(path: str = "") -> list[Setting]:
+    """Every row of a CSV file with the columns method, option, value, source; "" is the project's.
+
+    Of the project's, every value is the method's default. A method or an option that has no row
+    keeps its default. Values are JSON, or plain text.
+    """
+    if path and not Path(path).is_file():
+        raise UserError(f"{path}: no such file of hyperparameters")
+    place = Path(path) if path else resources.files("fdlab.methods").joinpath(OWN)
+    reader = csv.DictReader(place.read_text(encoding="utf-8").splitlines())
+    if not set(COLUMNS) <= set(reader.fieldnames or ()):
+        raise UserError(
+            f"{path} has the columns {', '.join(reader.fieldnames or ['none'])}: expected "
+            f"{', '.join(COLUMNS)}"
+        )
+    settings = [
+        Setting(row["method"], row["option"], _parse(row["value"]), row["source"]) for row in reader
+    ]
+    for method in dict.fromkeys(setting.method for setting in settings):
+        resolve_method_options(method, choose_options(settings, method))
+    return settings
+
+
+def choose_options(settings: list[Setting], method: str) -> dict[str, Any]:
+    """Option → value of one method; of a sum of methods each option of each part, unless the sum
+    has rows of its own."""
+    found = {
+        f"{part}_{s.option}": s.value
+        for _, part in getattr(METHODS[method], "parts", ())
+        for s in settings
+        if s.method == part
+    }
+    return found | {s.option: s.value for s in settings if s.method == method}
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
