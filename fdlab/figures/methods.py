@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from fdlab.figures import comparison as compared
 from fdlab.figures.marks import describe_contrast, explain_contrast
 from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import CONTROL, FAMILIES, INK, arrow
 from fdlab.studies.methods import BASE, HEADS, OURS, Survey
+
+LINEAR = 20  # points; beyond them an axis with a far outlier is logarithmic
 
 
 def order_rows(result: Survey, direction: str) -> list[str]:
@@ -36,7 +39,7 @@ def draw_gain(axis, result: Survey, direction: str, rows: list[str]) -> None:
         axis.axvline(heads, color=CONTROL, linewidth=0.8, linestyle="--")
     axis.set_yticks(range(len(rows)), rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.set_xlabel("points above no distillation")
+    _bend(axis, "x", axis.dataLim.x0)
     axis.grid(True, axis="x")
     axis.grid(False, axis="y")
 
@@ -67,18 +70,30 @@ def draw_cost(axis, result: Survey, direction: str) -> None:
         color = FAMILIES[result.families[method]][0]
         points[method] = cell.cost.relative.mean, cell.versus_none.both.mean
         axis.plot(*points[method], "D" if method == OURS else "o", color=color, markersize=4)
-    right = max(time for time, _ in points.values())
     top = -np.inf
     for method, (time, gain) in sorted(points.items(), key=lambda item: item[1]):
         if gain > top:  # nothing cheaper gains as much
             top = gain
-            side = "right" if time > 0.8 * right else "left"
-            axis.annotate(method, (time, gain), xytext=(-4 if side == "right" else 4, 3),
-                          textcoords="offset points", fontsize=6, ha=side)  # fmt: skip
+            axis.annotate(method, (time, gain), xytext=(-5, 2), textcoords="offset points",
+                          fontsize=6, ha="right")  # fmt: skip
     axis.axhline(0, color=INK, linewidth=0.7)
+    axis.margins(0.12)
     axis.set_xlabel("time of a training step (none = 1)")
-    axis.set_ylabel("points above no distillation")
-    axis.margins(0.08)
+    _bend(axis, "y", min(gain for _, gain in points.values()))
+
+
+def _bend(axis, side: str, lowest: float) -> None:
+    """The axis of the gains: logarithmic outside ±20 where a method lies far below."""
+    words = "points above no distillation"
+    if lowest < -1.5 * LINEAR:
+        getattr(axis, f"set_{side}scale")("symlog", linthresh=LINEAR, linscale=1.5)
+        ticks = [t for t in (-50, -20, -10, 0, 10, 20) if t > 1.2 * lowest]
+        getattr(axis, f"set_{side}ticks")(
+            ticks, [f"{t:+d}".replace("-", "\u2212") if t else "0" for t in ticks]
+        )
+        getattr(axis, side + "axis").set_minor_locator(NullLocator())
+        words += f"\n(linear within ±{LINEAR})"
+    getattr(axis, f"set_{side}label")(words)
 
 
 def plates(result: Survey, venue: str = "aaai") -> dict[str, Plate]:
