@@ -165,6 +165,8 @@ def start(arguments: list[str], home: Path) -> subprocess.Popen:
     return subprocess.Popen(
         command, env=environment, cwd=home, text=True, stderr=subprocess.PIPE,
         stdout=subprocess.PIPE, start_new_session=True,
+        # A shell's background jobs ignore the interrupt, and their children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

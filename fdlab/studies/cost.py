@@ -18,7 +18,7 @@ from fdlab.studies.stats import average_seeds
 from fdlab.training.loop import Trainer
 from fdlab.training.runs import complete, load_teacher
 
-ROUNDS = 6  # of one step each, timed in turn with those of `none`
+ROUNDS = 4  # of one step each, timed in turn with those of `none`
 
 
 @dataclass(frozen=True)
