@@ -60,12 +60,12 @@ def _build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    def add_choice(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--dataset", default="digits", help="data set (default: digits)")
+    def add_choice(sub: argparse.ArgumentParser, dataset: str = "digits") -> None:
+        sub.add_argument("--dataset", default=dataset, help="data set (default: digits)")
         sub.add_argument("--preset", default="quick", help="smoke, quick, reduced or paper")
 
     sub = add("reproduce", _reproduce, "run a suite of notebooks and write its report")
-    add_choice(sub)
+    add_choice(sub, dataset="")
     sub.add_argument("--suite", default="core", help="suite of notebooks, or all (default: core)")
     sub.add_argument("--only", default="", help="some notebooks, such as 02,05")
     sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
@@ -81,7 +81,9 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--epochs", type=int, default=0, help="default: the preset's")
     sub.add_argument("--width", type=int, default=0, help="default: the preset's")
-    sub.add_argument("--weights", default="", help="local file that the student starts from")
+    sub.add_argument(
+        "--weights", default="", help="what the student starts from: a file, a folder, or hub:NAME"
+    )
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     sub.add_argument("--force", action="store_true", help="train again what exists")
     _add_values(sub, "-o", "option of the method, such as cutoff=0.25; may be repeated")
@@ -97,6 +99,11 @@ def _build_parser() -> argparse.ArgumentParser:
         sub.add_argument("name", help="data set")
         _add_values(sub, "-o", "option of the data set, such as seed=1; may be repeated")
         if name == "prepare":
+            sub.add_argument("--root", help="folder of the official files, or your manifest")
+            sub.add_argument("--as", dest="alias", default="", metavar="NAME2",
+                             help="another name for what is read from these files")  # fmt: skip
+            sub.add_argument("--allow-missing", type=int, default=0, metavar="N",
+                             help="leave out up to N events that cannot be read")  # fmt: skip
             sub.add_argument("--force", action="store_true", help="build again what exists")
 
     add("methods", _methods, "distillation methods, what they need, and their options")
@@ -127,28 +134,38 @@ def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
 
 def _reproduce(options) -> int:
     from fdlab.execute.parameters import parse_assignments
-    from fdlab.execute.suite import plan_suite, run_suite
+    from fdlab.execute.suite import list_datasets, plan_suite, run_suite
 
-    suite = plan_suite(
-        options.suite,
-        options.dataset,
-        options.preset,
-        only=options.only,
-        values=parse_assignments(options.values),
-        jobs=options.jobs,
-        force=options.force,
-    )
+    datasets = [options.dataset] if options.dataset else list_datasets(options.suite)
+    suites = [
+        plan_suite(
+            options.suite,
+            dataset,
+            options.preset,
+            only=options.only,
+            values=parse_assignments(options.values),
+            jobs=options.jobs,
+            force=options.force,
+        )
+        for dataset in datasets
+    ]
     if options.dry_run:
         from fdlab.execute.forecast import forecast
 
-        print("\n".join(forecast(suite).describe()))
+        for suite in suites:
+            if len(suites) > 1:
+                print(f"{suite.dataset}:")
+            print("\n".join(forecast(suite).describe()))
         return 0
-    summary = run_suite(suite)
-    for name, error in summary.failed.items():
-        print(f"fdlab: {name} failed: {error}", file=sys.stderr)
-    state = "report, with failures," if summary.failed else "report"
-    print(f"fdlab: {state} at {summary.page}")
-    return 1 if summary.failed else 0
+    failures = 0
+    for suite in suites:
+        summary = run_suite(suite)
+        for name, error in summary.failed.items():
+            print(f"fdlab: {name} failed: {error}", file=sys.stderr)
+        state = "report, with failures," if summary.failed else "report"
+        print(f"fdlab: {state} at {summary.page}")
+        failures += len(summary.failed)
+    return 1 if failures else 0
 
 
 def _train(options) -> None:
@@ -186,24 +203,98 @@ def _train(options) -> None:
 
 def _data_list(options) -> None:
     from fdlab.data import DATASETS
-    from fdlab.data.store import find_store
+    from fdlab.data.store import find_store, list_prepared
 
-    for name, dataset in DATASETS.items():
-        store = find_store(name)
-        state = f"prepared at {store.folder}" if store else "not prepared"
-        print(f"{name:10s} {dataset.summary}")
-        print(f"{'':10s} {', '.join(dataset.modalities)}; {dataset.classes} classes; {state}")
+    given = {name: None for name in list_prepared() if name not in DATASETS}
+    every = dict(DATASETS) | given
+    wide = max(10, *map(len, every))
+    for name, entry in every.items():
+        ask = f"fdlab data prepare {name}" + (" --root FOLDER" if entry and entry.source else "")
+        ask += " --as NAME" if entry and not entry.classes else ""
+        try:
+            store = find_store(name)
+            lines = _describe_store(store) if store else [f"not prepared: {ask}"]
+        except UserError as error:
+            store, lines = None, [str(error)]
+        if entry:
+            summary = entry.summary
+        else:
+            kind = f", read as {store.manifest['kind']}" if store else ""
+            summary = f"files of your own{kind}; a name given here"
+        print(f"{name:{wide}s} {summary}")
+        if store or (entry and entry.modalities):
+            dataset = store.dataset if store else entry
+            classes = f"; {dataset.classes} classes" if dataset.classes else ""
+            print(f"{'':{wide}s} {', '.join(dataset.modalities)}{classes}")
+        for line in lines:
+            print(f"{'':{wide}s} {line}")
+
+
+def _describe_store(store) -> list[str]:
+    counts = ", ".join(f"{count:,} {split}" for split, count in store.manifest["counts"].items())
+    size = sum(path.stat().st_size for path in store.folder.iterdir())
+    amount = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+    return [f"{counts}; {amount} at {store.folder}"]
 
 
 def _data_prepare(options) -> None:
-    from fdlab.core.device import cores
+    import time
+    from pathlib import Path
+
+    from fdlab.core.device import count_readers
+    from fdlab.data.ingest import locate_weights
     from fdlab.data.store import prepare
     from fdlab.execute.parameters import parse_assignments
+    from fdlab.models.build import read_weights
 
+    if options.allow_missing < 0:
+        raise UserError(f"--allow-missing is {options.allow_missing}: expected 0 or more")
     values = parse_assignments(options.values)
-    store = prepare(options.name, values, workers=cores(), force=options.force)
-    counts = ", ".join(f"{count} {split}" for split, count in store.manifest["counts"].items())
-    print(f"fdlab: {options.name} ({counts}) at {store.folder}")
+    for name, value in values.items():
+        if name.endswith("_network") and value:
+            _require_network(name, str(value))  # found before hours of reading
+        if name.endswith("_weights") and value and options.root:
+            read_weights(locate_weights(Path(options.root).expanduser(), str(value)))
+    started = time.monotonic()
+    name = options.alias or options.name
+    store = prepare(
+        name,
+        values,
+        root=None if options.root is None else Path(options.root).expanduser(),
+        kind=options.name if options.alias else "",
+        allow_missing=options.allow_missing,
+        workers=count_readers(),
+        force=options.force,
+    )
+    for note in store.manifest.get("notes", []):
+        print(f"fdlab: note: {note}")
+    if dropped := store.manifest.get("dropped"):
+        many = len(dropped) > 1
+        print(
+            f"fdlab: {len(dropped)} event{'s' if many else ''} could not be read and "
+            f"{'are' if many else 'is'} left out: {dropped[0]}"
+            f"{' and others, in the manifest' if many else ''}"
+        )
+    for line in store.manifest.get("differs", []):
+        print(f"fdlab: counts differ: {line}")
+    if store.manifest.get("expected") and not store.manifest["differs"]:
+        print(f"fdlab: counts as in {store.manifest['counted']}")
+    seconds = time.monotonic() - started
+    print(f"fdlab: {name}: {_describe_store(store)[0]}; {seconds:.0f} s")
+
+
+def _require_network(option: str, name: str) -> None:
+    """A network that the table has, and that reads what its side is."""
+    import torch
+
+    from fdlab.models import MODELS
+
+    MODELS.find_place(name)
+    with torch.device("meta"):
+        found = MODELS[name]((1, 64, 64), 2, 8, 8).inputs
+    expected = "tokens" if option == "text_network" else "images"
+    if found != expected:
+        raise UserError(f"{option} is {name}, which reads {found}: expected one for {expected}")
 
 
 def _data_verify(options) -> None:
@@ -224,7 +315,7 @@ def _methods(options) -> None:
     from fdlab.models.output import MAPS, describe
 
     classes = 6
-    network = MODELS["resnet18"]((3,), classes, 64, 0)
+    network = MODELS["resnet18"]((3, 64, 64), classes, 64, 0)
     side = describe(network, torch.zeros(1, 3, 64, 64))
     sizes = Sizes(side, side, classes, torch.arange(60) % classes)
     print(f"Extra parameters: between two ResNet-18 of width 64 (D = {side.width}), "
@@ -241,16 +332,22 @@ def _methods(options) -> None:
 
 
 def _models(options) -> None:
+    import torch
+
     from fdlab.models import MODELS
 
+    classes, channels, words = 1000, 3, 30_522  # ImageNet's, and BERT's vocabulary
+    print(f"At width 64 and for {classes} classes.\n")
     for name, build in MODELS.items():
-        model = build((3, 224, 224), 1000, 64, 10_000)
+        with torch.device("meta"):
+            model = build((channels, 224, 224), classes, 64, words)
         count = sum(p.numel() for p in model.parameters())
-        summary = (type(model).__doc__ or "").splitlines()[0]
-        print(f"{name:12s} {summary}")
+        head = sum(p.numel() for k, p in model.named_parameters() if k.startswith(model.head))
+        takes = f"{words:,} words" if model.inputs == "tokens" else f"{channels} channels"
+        print(f"{name:14s} {build.__doc__.splitlines()[0]}")
         print(
-            f"{'':12s} at width 64, 1000 classes, 3 channels or 10,000 words: "
-            f"D = {model.feature_width}, {count:,} parameters"
+            f"{'':14s} {takes}: D = {model.feature_width}, {count:,} parameters, "
+            f"{count - head:,} without the classifier"
         )
 
 

@@ -43,13 +43,24 @@ def cores() -> int:
 
 def count_workers() -> int:
     """Processes to train in at once: `$FDLAB_WORKERS`, else one per core (one per CUDA device)."""
-    if text := os.environ.get("FDLAB_WORKERS"):
-        if not text.isdigit() or int(text) < 1:
-            raise UserError(f"FDLAB_WORKERS is {text!r}: expected a whole number from 1")
-        return int(text)
+    if chosen := _read_workers():
+        return chosen
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else cores()
+
+
+def count_readers() -> int:
+    """Processes to read files in at once: `$FDLAB_WORKERS`, else one per core."""
+    return _read_workers() or cores()
+
+
+def _read_workers() -> int:
+    """`$FDLAB_WORKERS`; 0 where it is not set."""
+    text = os.environ.get("FDLAB_WORKERS") or ""
+    if text and (not text.isdigit() or int(text) < 1):
+        raise UserError(f"FDLAB_WORKERS is {text!r}: expected a whole number from 1")
+    return int(text or 0)
 
 
 def count_threads() -> int:

@@ -48,13 +48,19 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
-        old = beside.with_name(f"{beside.name}.old")
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        put_folder(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def put_folder(source: Path, folder: Path) -> None:
+    """Move a whole folder into the place of another, which is removed, on one file system."""
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
+    if folder.exists():
+        folder.rename(old)
+    source.rename(folder)
+    for path in folder.parent.glob(f".{folder.name}.*.old"):  # a killed process's too
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def checksum(path: Path) -> str:

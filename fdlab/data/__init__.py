@@ -1,4 +1,4 @@
-"""Data sets: one file each, one line each in `DATASETS`."""
+"""Data sets: one file each, one line each in `DATASETS`; `folder` reads anybody's own."""
 
 from fdlab.core.tables import Table
 
@@ -6,6 +6,14 @@ DATASETS = Table(
     "data set",
     {
         "digits": "fdlab.data.digits:DIGITS",
+        "digits_text": "fdlab.data.digits:DIGITS_TEXT",
         "planted": "fdlab.data.planted:PLANTED",
+        "rooms": "fdlab.data.rooms:ROOMS",
+        "cremad": "fdlab.data.cremad:CREMAD",
+        "ave": "fdlab.data.ave:AVE",
+        "vggsound": "fdlab.data.vggsound:VGGSOUND",
+        "crisismmd": "fdlab.data.crisismmd:CRISISMMD",
+        "nyuv2": "fdlab.data.nyuv2:NYUV2",
+        "folder": "fdlab.data.folder:FOLDER",
     },
 )

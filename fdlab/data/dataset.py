@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+TASKS = ("classification", "segmentation")
+IGNORED = 255  # a pixel without a class, in every mask
 
 
 @dataclass(frozen=True)
@@ -16,20 +19,30 @@ class Modality:
 
     model: its network's name in `MODELS`, or "" where the data are features already.
     augment: its augmentation's name in `fdlab.data.augment`, or "" for none.
+    frames: how many of an event's stored frames a network sees, 0 where there is no frame axis: in
+    training drawn at random, one in each of as many equal parts; otherwise the middle of each.
     """
 
     model: str
     augment: str = ""
+    frames: int = 0
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's name, sides and builder.
+    """A data set's name, sides, and where its arrays come from.
 
     options: a frozen dataclass with the builder's options, every one with a default.
-    build: (options, workers, progress) → `Built`; progress is called with (done, total).
+    build: (options, workers, progress) → `Built`, for a set that is made here; progress is called
+    with (done, total). source: for a set that is read from files (`fdlab.data.listing.Source`);
+    its store's manifest then says what the classes, modalities and directions are.
     directions: teacher to student, those that a comparison runs where none are asked for.
     reports: the data set's name in the published tables, or "" where none reports it.
+    task: "classification" of events, or "segmentation": the array `mask` holds a class for every
+    pixel, and the labels are the kind of scene. scenes: names of those kinds.
+    recipes: preset → student's modality, or "" for every one → fields of `TrainConfig` that differ
+    from the preset's own. presets: preset → width, seeds or directions, where this set takes fewer
+    than the preset. store: the data set whose store this one reads, where not its own.
     """
 
     name: str
@@ -37,9 +50,25 @@ class Dataset:
     classes: int
     modalities: dict[str, Modality]
     options: type
-    build: Callable[..., Built]
     directions: tuple[str, ...]
+    build: Callable[..., Built] | None = None
+    source: Any = None
     reports: str = ""
+    task: str = "classification"
+    scenes: tuple[str, ...] = ()
+    recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    store: str = ""
+
+    @property
+    def labels(self) -> int:
+        """Number of kinds of events: the classes, or the kinds of scene."""
+        return len(self.scenes) if self.task == "segmentation" else self.classes
+
+    @property
+    def metric(self) -> str:
+        """What a score is, in print."""
+        return "mIoU" if self.task == "segmentation" else "accuracy"
 
     @property
     def is_features(self) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +16,7 @@ from fdlab.core import paths
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_workers
 from fdlab.core.errors import UserError
+from fdlab.core.parent import follow_parent
 from fdlab.core.progress import VARIABLE, listen, track
 from fdlab.data.store import prepare
 from fdlab.training.runs import Run, complete, ensure_run, find_teacher, fingerprint, open_run
@@ -121,14 +120,7 @@ def _hear() -> Iterator[str]:
 def _start_worker(progress: str, parent: int) -> None:
     os.environ[VARIABLE] = progress
     os.environ["FDLAB_WORKERS"] = "1"
-
-    def watch() -> None:
-        # A killed parent leaves its workers waiting for ever; they end themselves.
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    follow_parent(parent)
 
 
 def _choose_share(device: str, index: int) -> str:
