@@ -8,7 +8,7 @@ import torch
 
 from fdlab.core.errors import UserError
 from fdlab.data import sentences, speech, store
-from fdlab.data.augment import SHIFT, augment
+from fdlab.data.augment import AUGMENTATIONS, SHIFT, draw_view, shift
 from fdlab.data.dataset import SPLITS
 from fdlab.data.digits import DIGITS, DigitsConfig
 from fdlab.data.paired import PairedData
@@ -113,9 +113,9 @@ def test_paired_data_keeps_rows_together_and_standardises_images(digits):
 def test_a_shift_moves_each_image_by_whole_pixels_within_its_reach():
     images = torch.zeros(32, 1, 16, 16)
     images[:, 0, 8, 8] = 1.0
-    moved = augment("shift", images, torch.Generator().manual_seed(0))
+    view = draw_view(AUGMENTATIONS["shift"], 32, 0, torch.Generator().manual_seed(0))
+    moved = shift(images, view.corner)
     places = moved[:, 0].flatten(1).argmax(dim=1)
     offsets = {(int(p) // 16 - 8, int(p) % 16 - 8) for p in places}
     assert torch.equal(moved.sum(dim=(1, 2, 3)), torch.ones(32))
     assert max(abs(v) for pair in offsets for v in pair) == SHIFT and len(offsets) > 10
-    assert augment("", images, torch.Generator()) is images
