@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from torch.nn import functional
 
 from fdlab.core.errors import UserError
 from fdlab.data.dataset import Dataset, Modality
-from fdlab.models.build import build_model, load_weights
+from fdlab.models.build import build_model, find_weights, load_weights
 from fdlab.models.mode import evaluating, freeze
 from fdlab.models.resnet import ResNet18
 from fdlab.models.textcnn import TextCNN
@@ -212,7 +214,7 @@ def test_wrong_weights_are_one_line_that_names_the_file_and_change_nothing(tmp_p
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def make_store():
+def make_store(folder: Path = Path("no folder")):
     modalities = {"image": Modality("resnet18"), "audio": Modality("resnet18")}
     modalities["text"] = Modality("textcnn")
     shapes = {"image": (4, 3, 8, 8), "audio": (4, 3, 8, 8), "text": (4, 6)}
@@ -220,6 +222,7 @@ def make_store():
         dataset=Dataset("some", "", 4, modalities, object, None, ()),
         read=lambda name: torch.zeros(shapes[name]),
         info={"vocabulary": ["[PAD]", "a", "b"]},
+        find_weights=lambda name: next(iter(folder.glob(f"weights_{name}.*")), None),
     )
 
 
@@ -230,6 +233,96 @@ def test_a_classifier_for_other_classes_is_left_out(tmp_path):
     load_weights(target, tmp_path / "seven.pth")
     assert torch.equal(target.conv1.weight, source.conv1.weight)
     assert torch.equal(target.fc.weight, before)
+
+
+def test_a_mismatch_lists_twenty_names_of_each_kind_and_how_many_there_are(tmp_path):
+    state = {f"extra.{i}": torch.ones(1) for i in range(3)}
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(UserError) as caught:
+        load_weights(ResNet18(1, 3, 8), tmp_path / "other.safetensors")
+    # 20 convolutions, 20 norms of four tensors (their counters may lack) and a classifier
+    missing, extra = str(caught.value).split("does not fit: ")[1].split("; ")
+    assert extra == "unexpected 3 (extra.0, extra.1, extra.2)"
+    own = sorted(n for n in ResNet18(1, 3, 8).state_dict() if "num_batches" not in n)
+    assert missing == f"missing 102 ({', '.join(own[:20])}, …)"
+    save_file(ResNet18(1, 3, 16).state_dict(), tmp_path / "wide.safetensors")
+    first = r"other shapes 101 \(conv1.weight has shape \(16, 1, 7, 7\), expected \(8, 1, 7, 7\), "
+    with pytest.raises(UserError, match=first):  # all but the classifier's bias
+        load_weights(ResNet18(1, 3, 8), tmp_path / "wide.safetensors")
+
+
+def test_a_folder_is_read_by_its_first_known_file(tmp_path):
+    with pytest.raises(UserError, match=r"expected model\.safetensors or"):
+        find_weights(tmp_path)
+    source, target = (randomise(ResNet18(1, 3, 8), seed) for seed in (1, 2))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not read")
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    assert load_weights(target, str(tmp_path)) == []
+    assert torch.equal(target.conv1.weight, source.conv1.weight)
+
+
+def test_weights_from_the_hub_are_fetched_once_by_the_first_file_there_is(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(name, file):
+        asked.append((name, file))
+        if file == "model.safetensors":
+            raise hub.errors.EntryNotFoundError("404")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    torch.save(
+        (source := randomise(ResNet18(1, 3, 8))).state_dict(), tmp_path / "pytorch_model.bin"
+    )
+    for _ in range(2):
+        load_weights(target := ResNet18(1, 3, 8), "hub:some/resnet")
+    assert torch.equal(target.conv1.weight, source.conv1.weight)
+    assert asked == [("some/resnet", "model.safetensors"), ("some/resnet", "pytorch_model.bin")]
+
+
+def test_without_a_network_the_hub_is_one_line(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        UserError, match="hub:some/bert cannot be fetched: the hub cannot"
+    ) as caught:
+        find_weights("hub:some/bert")
+    assert "\n" not in str(caught.value) and "local file" in str(caught.value)
+    with pytest.raises(UserError, match=r"hub:a b c cannot be fetched: \w"):
+        find_weights("hub:a b c")
+
+
+def test_without_its_library_the_hub_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r'pip install "fdlab\[hub\]"'):
+        find_weights("hub:other/bert")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
+def test_networks_start_from_the_weights_that_a_data_set_was_prepared_with(tmp_path, suffix):
+    """Every side from its own, under every seed; the seed draws the classifier."""
+    source, path = randomise(ResNet18(3, 1000, 8)), tmp_path / f"weights_image{suffix}"
+    save_file(source.state_dict(), path) if suffix == ".safetensors" else torch.save(
+        source.state_dict(), path
+    )
+    store = make_store(tmp_path)
+    one, two = (build_model(store, "image", width=8, seed=seed) for seed in (3, 4))
+    for name, value in source.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(one.state_dict()[name], value), name
+            assert torch.equal(two.state_dict()[name], value), name
+    plain = build_model(store, "image", width=8, seed=3, pretrained=False)
+    assert torch.equal(one.fc.weight, plain.fc.weight)
+    assert not torch.equal(one.fc.weight, two.fc.weight)
+    assert not torch.equal(one.conv1.weight, plain.conv1.weight)
+    audio = build_model(store, "audio", width=8, seed=3)
+    assert not torch.equal(audio.conv1.weight, source.conv1.weight)
+    start = build_model(store, "audio", width=8, seed=3, start="image")
+    assert torch.equal(start.conv1.weight, source.conv1.weight)
+    with pytest.raises(UserError, match="image has resnet18 of width 16"):
+        build_model(store, "image", width=16, seed=3)
 
 
 @pytest.mark.parametrize("modality", ["image", "audio", "text"])

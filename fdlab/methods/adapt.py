@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from fdlab.methods.base import Sizes
+from fdlab.models.norm import Norm
+
+__all__ = ["Norm", "match_width"]
 
 
 def match_width(sizes: Sizes) -> nn.Module:
@@ -15,14 +17,3 @@ def match_width(sizes: Sizes) -> nn.Module:
     if sizes.teacher is None or sizes.student.width == sizes.teacher.width:
         return nn.Identity()
     return nn.Linear(sizes.student.width, sizes.teacher.width)
-
-
-class Norm(nn.BatchNorm2d):
-    """Batch norm that takes its running statistics where a batch has one value per channel."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.numel() == x.shape[1]:
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x)

@@ -1,7 +1,8 @@
-"""Networks for the sides of a data set, and weights from a local file."""
+"""Networks for the sides of a data set, and weights from a file, a folder or the hub."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -14,10 +15,22 @@ from fdlab.core.errors import UserError
 from fdlab.core.seeding import derive_seed
 from fdlab.data.store import Store
 from fdlab.models import MODELS
+from fdlab.models.network import Network
+
+HUB = "hub:"  # before the name of a repository
+FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder or repository, the first there is
+SUFFIXES = (".safetensors", ".pth", ".bin")
+SHOWN = 20  # names in a message
 
 
 def build_model(
-    store: Store, modality: str, *, width: int, seed: int, start: str = ""
+    store: Store,
+    modality: str,
+    *,
+    width: int,
+    seed: int,
+    start: str = "",
+    pretrained: bool = True,
 ) -> nn.Module:
     """The network of one side of a data set, initialised from (seed, modality) alone.
 
@@ -25,6 +38,9 @@ def build_model(
     networks that do stay aligned channel by channel, which looks like shared content. start: the
     modality whose initialisation is taken instead, to show just that; the two networks must be of
     one kind and take inputs of one number of channels.
+
+    Where the store holds `weights_<modality>`, the network starts from those, and the seed draws
+    what they leave out: its classifier. pretrained: False where all weights are replaced anyway.
     """
     dataset = store.dataset
     shape = store.read(modality).shape[1:]
@@ -32,16 +48,26 @@ def build_model(
         raise UserError(f"{modality} cannot start as {start}: their networks differ")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init", start or modality))
-        return MODELS[dataset.modalities[modality].model](
-            shape, dataset.classes, width, len(store.info.get("vocabulary", ()))
-        )
+        name = dataset.modalities[modality].model
+        words = len(store.info.get("vocabulary", ()))
+        model = MODELS[name](shape, dataset.classes, width, words)
+    weights = store.find_weights(start or modality) if pretrained else None
+    if weights is not None:
+        try:
+            load_weights(model, weights)
+        except UserError as error:
+            raise UserError(
+                f"{error}; {modality} has {name} of width {width}, published weights are of width "
+                "64 (preset paper, or --width 64)"
+            ) from None
+    return model
 
 
 def have_same_network(store: Store, one: str, two: str) -> bool:
     """Whether one side's network may start from the other's weights."""
     sides = store.dataset.modalities
-    shapes = [store.read(name).shape[1:2] for name in (one, two)]
-    return sides[one].model == sides[two].model and shapes[0] == shapes[1]
+    channels = [store.read(name).shape[1:][-3:-2] for name in (one, two)]  # of tokens ()
+    return sides[one].model == sides[two].model and channels[0] == channels[1]
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
@@ -49,24 +75,14 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 
     Channels-last is about 1.2 times as fast on the CPU. With fewer than eight channels a side, the
     CPU's channels-last convolution of torch 2.13 writes outside its buffers in the backward pass
-    and the process dies, so such networks keep the ordinary layout.
+    and the process dies, so such networks keep the ordinary layout. One channel a side, as in a
+    convolution of each channel by itself, is another routine and safe.
     """
     sizes = [size for p in model.parameters() if p.ndim == 4 for size in p.shape[:2]]
     narrow = any(1 < size < 8 and size != 3 for size in sizes)
     if device.type == "cpu" and narrow:
         return model.to(device)
     return model.to(device, memory_format=torch.channels_last)
-
-
-def _has_other_classes(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> bool:
-    """Whether `state` holds a whole classifier of the right width for another number of classes."""
-    weight, bias = state.get("fc.weight"), state.get("fc.bias")
-    if weight is None or bias is None or "fc.weight" not in own:
-        return False
-    return (
-        weight.shape == (len(bias), own["fc.weight"].shape[1])
-        and bias.shape != own["fc.bias"].shape
-    )
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -88,21 +104,105 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights under the model's own parameter names (torchvision's, for ResNet-18).
+def find_weights(source: str | Path) -> Path:
+    """The local file behind a file, a folder in Hugging Face's layout, or `hub:NAME`, which is
+    fetched through huggingface_hub once."""
+    if str(source).startswith(HUB):
+        return _fetch(str(source).removeprefix(HUB))
+    path = Path(source)
+    if path.is_dir():
+        found = [path / name for name in FILES if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path} holds no weights: expected {' or '.join(FILES)} in it")
+        return found[0]
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    return path
 
-    A classifier `fc` for another number of classes is left out: the model keeps its own.
+
+@cache
+def _fetch(name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(
+            f'{HUB}{name} needs huggingface_hub: `pip install "fdlab[hub]"`, or name a local file'
+        ) from None
+    reason = f"the repository holds no {' and no '.join(FILES)}"
+    for file in FILES:
+        try:
+            return Path(hf_hub_download(name, file))
+        except LocalEntryNotFoundError:
+            reason = "the hub cannot be reached, and there is no earlier copy of it"
+        except EntryNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            break
+    raise UserError(f"{HUB}{name} cannot be fetched: {reason}; a local file or folder would do")
+
+
+def load_weights(model: Network, source: str | Path) -> list[str]:
+    """Load weights (see `find_weights`) under the model's own parameter names, or those that it
+    knows how to translate. Everything must fit but, and this is returned in words:
+
+    - a classifier for another number of classes is left out: the model keeps its own;
+    - so is what `optional` says that published weights may lack, where they lack all of it;
+    - of a first convolution for three channels, where the model has one, the filters are summed: a
+      grey image gives what it gave as three equal channels;
+    - the counters of batch norm that old files lack, which is not said, for nothing depends on it.
     """
-    state = read_weights(path)
+    path = find_weights(source)
+    state = model.translate(read_weights(path))
     own = model.state_dict()
-    if _has_other_classes(state, own):
-        state = state | {name: own[name] for name in ("fc.weight", "fc.bias")}
+    state, notes = _adapt(state, own, model)
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or extra:
-        raise UserError(f"{path} does not fit: missing {missing[:3]}, unexpected {extra[:3]}")
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            raise UserError(
-                f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
-            )
+        parts = {"missing": missing, "unexpected": extra}
+        listed = "; ".join(f"{kind} {_list(names)}" for kind, names in parts.items() if names)
+        raise UserError(f"{path} does not fit: {listed}")
+    shapes = [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in own.items()
+        if value.shape != state[name].shape
+    ]
+    if shapes:
+        raise UserError(f"{path} does not fit: other shapes {_list(shapes)}")
     model.load_state_dict(state)
+    return notes
+
+
+def _adapt(
+    state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], model: Network
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """What `load_weights` makes fit, and a line about each."""
+    state, notes = dict(state), []
+    names = [f"{model.head}.{part}" for part in ("weight", "bias")]
+    if all(name in state and name in own for name in names):
+        weight, bias = (state[name] for name in names)
+        classes = len(own[names[0]])
+        if len(bias) != classes and weight.shape == (len(bias), *own[names[0]].shape[1:]):
+            state |= {name: own[name] for name in names}
+            notes.append(f"left out: {model.head} for {len(bias)} classes, not {classes}")
+    for part in model.optional:
+        if not any(name.startswith(part) for name in state):
+            state |= {name: value for name, value in own.items() if name.startswith(part)}
+            notes.append(f"not there: {part.removesuffix('.')}, which stays as it was drawn")
+    if model.entry in state and model.entry in own:
+        entry, mine = state[model.entry], own[model.entry]
+        if entry.ndim == 4 and (entry.shape[1], mine.shape[1]) == (3, 1):
+            state[model.entry] = entry.sum(dim=1, keepdim=True)  # (O, 3, k, k) → (O, 1, k, k)
+            notes.append(f"summed over its three channels: {model.entry}")
+    counters = {name for name in own if name.endswith(".num_batches_tracked")}
+    state |= {name: own[name] for name in counters - set(state)}
+    return state, notes
+
+
+def _list(names: list[str]) -> str:
+    """How many names, and the first of them.
+
+    >>> _list(["a", "b", "c"])
+    '3 (a, b, c)'
+    """
+    return f"{len(names)} ({', '.join([*names[:SHOWN], *['…'] * (len(names) > SHOWN)])})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,7 +12,8 @@ from torch import nn
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.models.mode import evaluating
 
-MAPS = ("last", "penultimate", "middle", "stages", "blocks")
+MAPS = ("last", "penultimate", "middle", "stages", "blocks", "context")
+STEM, CONTEXT = "stem", "aspp"  # maps that end no stage: the first's input, and a decoder's
 Item = TypeVar("Item")
 
 
@@ -20,10 +21,11 @@ Item = TypeVar("Item")
 class ModelOutput:
     """One forward pass over N samples.
 
-    logits: (N, K) class scores.
+    logits: (N, K) class scores, or in segmentation (N, K, H, W).
     feature: (N, D) pooled vector before the last ReLU, the feature that FD-CMKD splits.
     maps: name → feature map (N, C, H, W) or (N, C, L), before its ReLU, shallow to deep; "stem" is
-    what the first stage takes in, every other one the end of a stage.
+    what the first stage takes in, "aspp" what a segmentation network's decoder takes in (after its
+    ReLU), every other one the end of a stage. Of F frames (N, C, F · H, W).
     blocks: likewise for the end of every residual block, where a stage has several.
     mask: (N, L) share of each position that is there, 1 or 0, for inputs that differ in length;
     maps are zero where it is 0.
@@ -40,6 +42,11 @@ class ModelOutput:
     def find(self, name: str) -> torch.Tensor:
         """The map or block of that name."""
         return self.maps[name] if name in self.maps else self.blocks[name]
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the maps that end a stage."""
+        return list_stages(self.maps)
 
     def keep(self, names: set[str]) -> ModelOutput:
         """The same without the maps and blocks that are not named."""
@@ -73,6 +80,11 @@ class ModelOutput:
         )
 
 
+def list_stages(maps: Iterable[str]) -> list[str]:
+    """Of the names of a network's maps those that end a stage, shallow to deep."""
+    return [name for name in maps if name not in (STEM, CONTEXT)]
+
+
 @dataclass(frozen=True)
 class Side:
     """What a method knows of one of its two networks when it is built.
@@ -89,18 +101,23 @@ class Side:
     norms: dict[str, nn.Module] = field(default_factory=dict)
 
     def pick(self, kind: str) -> dict[str, tuple[int, ...]]:
-        """Shapes by kind of map: "stages" all but the stem; of those the "last", the one before it
-        ("penultimate"), and the ceil(n/2)-th of n ("middle"); "blocks", where there are none the
-        stages. Of a single stage every kind is that one."""
+        """Shapes by kind of map: "stages" all but the stem and the decoder's; of those the "last",
+        the one before it ("penultimate"), and the ceil(n/2)-th of n ("middle"); "blocks", where
+        there are none the stages; "context" what a decoder takes in, where there is none the last
+        stage. Of a single stage every kind is that one."""
         if kind not in MAPS:
             raise name_unknown("kind of map", kind, MAPS)
-        stages = {name: shape for name, shape in self.maps.items() if name != "stem"}
+        stages = {name: self.maps[name] for name in list_stages(self.maps)}
         if not stages:
             raise UserError("the network returns no maps: ModelOutput.maps is empty")
         if kind == "blocks":
             return self.blocks or stages
         if kind == "stages":
             return stages
+        if kind == "context":
+            if CONTEXT in self.maps:
+                return {CONTEXT: self.maps[CONTEXT]}
+            kind = "last"
         count = len(stages)
         place = {"last": count - 1, "penultimate": max(count - 2, 0), "middle": (count - 1) // 2}
         name = list(stages)[place[kind]]

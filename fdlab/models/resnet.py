@@ -10,19 +10,31 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fdlab.models.frames import fold_frames, stack_frames
+from fdlab.models.network import Network
 from fdlab.models.output import ModelOutput
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions: (N, C, H, W) any sign → (N, C', H/s, W/s), the sum before its ReLU."""
+    """Two 3×3 convolutions: (N, C, H, W) any sign → (N, C', H/s, W/s), the sum before its ReLU.
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1):
+    dilations: of the first and the second convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        dilations: tuple[int, int] = (1, 1),
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        one, two = dilations
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, one, one, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, two, two, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
@@ -37,15 +49,18 @@ class BasicBlock(nn.Module):
         return residual + (x if self.downsample is None else self.downsample(x))
 
 
-class ResNet18(nn.Module):
-    """(N, in_channels, H, W) → `ModelOutput` with D = 8 · width.
+class ResNetEncoder(Network):
+    """(N, in_channels, H, W) → the maps and blocks of `ModelOutput`; `layer4` has 8 · width.
 
     width: channels of the first stage; 64 is the paper's (and torchvision's) network.
-    The paper's initialisation: Kaiming normal (fan-out) convolutions, Xavier uniform linear layers,
-    batch norm at 1 and 0 (FD-CMKD, released code).
+    dilate_last: `layer4` keeps its input's size, 1/16 of the image's instead of 1/32. What followed
+    its stride is dilated by 2 instead, so that at every second position it gives what it gave
+    before (the hole algorithm; Chen et al., 2018). The parameters are the same.
     """
 
-    def __init__(self, in_channels: int, classes: int, width: int = 64):
+    entry = "conv1.weight"
+
+    def __init__(self, in_channels: int, width: int = 64, dilate_last: bool = False):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -53,26 +68,46 @@ class ResNet18(nn.Module):
         self.layer1 = _stage(width, width, 1)
         self.layer2 = _stage(width, 2 * width, 2)
         self.layer3 = _stage(2 * width, 4 * width, 2)
-        self.layer4 = _stage(4 * width, 8 * width, 2)
-        self.fc = nn.Linear(8 * width, classes)
+        self.layer4 = _stage(4 * width, 8 * width, 2, dilate_last)
         self.feature_width = 8 * width
-        self.apply(_initialise)
 
-    def forward(self, x: torch.Tensor) -> ModelOutput:
+    def forward(self, x: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         maps, blocks = {"stem": x}, {}
         for name in STAGES:
             ends: list[torch.Tensor] = []
             x = maps[name] = getattr(self, name)(x, ends)
             blocks |= {f"{name}.{place}": end for place, end in enumerate(ends)}
-        feature = x.mean(dim=(2, 3))  # (N, D, h, w) → (N, D), before the ReLU
-        logits = self.fc(torch.relu(x).mean(dim=(2, 3)))
-        return ModelOutput(logits, feature, maps, blocks)
+        return maps, blocks
 
     @property
     def norms(self) -> dict[str, nn.BatchNorm2d]:
         """Of the residual branch that ends each stage; what it is added to has none of its own."""
         return {name: getattr(self, name)[-1].bn2 for name in STAGES}
+
+
+class ResNet18(ResNetEncoder):
+    """(N, in_channels, H, W), or frames (N, F, in_channels, H, W) → `ModelOutput` with D = 8 width.
+
+    The paper's initialisation: Kaiming normal (fan-out) convolutions, Xavier uniform linear layers,
+    batch norm at 1 and 0 (FD-CMKD, released code).
+    """
+
+    def __init__(self, in_channels: int, classes: int, width: int = 64, dilate_last: bool = False):
+        super().__init__(in_channels, width, dilate_last)
+        self.fc = nn.Linear(8 * width, classes)
+        self.apply(initialise)
+
+    def forward(self, x: torch.Tensor) -> ModelOutput:
+        x, frames = fold_frames(x)
+        maps, blocks = (
+            {name: stack_frames(x, frames) for name, x in found.items()}
+            for found in super().forward(x)
+        )
+        last = maps["layer4"]
+        feature = last.mean(dim=(2, 3))  # (N, D, h, w) → (N, D), before the ReLU
+        logits = self.fc(torch.relu(last).mean(dim=(2, 3)))
+        return ModelOutput(logits, feature, maps, blocks)
 
 
 class Stage(nn.Sequential):
@@ -85,11 +120,15 @@ class Stage(nn.Sequential):
         return x
 
 
-def _stage(in_channels: int, channels: int, stride: int) -> Stage:
+def _stage(in_channels: int, channels: int, stride: int, dilate: bool = False) -> Stage:
+    if dilate:  # the first convolution had the stride: only what comes after it is dilated
+        first = BasicBlock(in_channels, channels, 1, (1, stride))
+        return Stage(first, BasicBlock(channels, channels, 1, (stride, stride)))
     return Stage(BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels))
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """The paper's initialisation of one module, see `ResNet18`."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):
@@ -98,5 +137,5 @@ def _initialise(module: nn.Module) -> None:
 
 
 def build_resnet18(shape: tuple[int, ...], classes: int, width: int, vocabulary: int) -> ResNet18:
-    """For inputs (C, H, W), of which only C counts."""
-    return ResNet18(shape[0], classes, width)
+    """ResNet-18 (He et al., 2016), for inputs (C, H, W) or (F, C, H, W), of which only C counts."""
+    return ResNet18(shape[-3], classes, width)

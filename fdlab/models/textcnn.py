@@ -9,17 +9,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fdlab.models.network import Network
 from fdlab.models.output import ModelOutput
 
 PADDING = 0  # token id of [PAD]
 
 
-class TextCNN(nn.Module):
+class TextCNN(Network):
     """Token ids (N, L) int64, 0 for padding → `ModelOutput` with D = 8 · width and maps (N, D, L).
 
     `feature` is the mean over the sentence's words of the last residual sum before its ReLU, as in
     the ResNet; `logits` read the mean of the same map after its ReLU.
     """
+
+    inputs = "tokens"
 
     def __init__(self, vocabulary: int, classes: int, width: int = 64, dropout: float = 0.2):
         super().__init__()
@@ -62,5 +65,5 @@ class ResidualConv(nn.Module):
 
 
 def build_textcnn(shape: tuple[int, ...], classes: int, width: int, vocabulary: int) -> TextCNN:
-    """For token ids (L,) below `vocabulary`."""
+    """Small convolutional sentence encoder (our own), for token ids (L,) below `vocabulary`."""
     return TextCNN(vocabulary, classes, width)
