@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fdlab.core.errors import UserError
+from fdlab.data import paired
 from fdlab.data.paired import PairedData
-from fdlab.features import bank
 from fdlab.features.bank import FeatureBank, extract, keep_bank
 from fdlab.features.capture import capture
 from fdlab.models.resnet import ResNet18
@@ -161,7 +161,7 @@ def make_data(events: int = 23) -> PairedData:
 
 @pytest.mark.parametrize("batch", [1, 4, 256])
 def test_rows_of_a_bank_are_those_of_their_samples_whatever_the_batch(monkeypatch, model, batch):
-    monkeypatch.setattr(bank, "EVALUATION_BATCH", batch)
+    monkeypatch.setattr(paired, "EVALUATION_BATCH", batch)
     data = make_data()
     found = extract(model, data, "image", "test", ("feature", "logits", "layer2"))
     np.testing.assert_array_equal(found.rows, data.rows["test"].numpy())

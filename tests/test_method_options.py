@@ -121,3 +121,22 @@ def test_equal_widths_or_no_teacher_take_no_projection():
 def test_methods_of_logits_and_of_relations_take_any_widths_as_they_are(name):
     method = build_method(name, {}, Sizes(Side(9), Side(12), 4))
     assert not list(method.parameters())
+
+
+def test_the_spatial_axis_is_for_segmentation_alone():
+    from fdlab.methods.base import resolve_method_options
+
+    for name, options in (("fdcmkd", {"axis": "space"}), ("kd+fdcmkd", {"fdcmkd_axis": "space"})):
+        assert resolve_method_options(name, options, "segmentation")
+        with pytest.raises(UserError, match="expected segmentation"):
+            resolve_method_options(name, options, "classification")
+    with pytest.raises(UserError, match="warmup"):
+        resolve_method_options("mmanet", {"warmup": 1.0}, "segmentation")
+
+
+def test_fdcmkd_aligns_in_classification_and_not_in_segmentation():
+    from fdlab.methods.base import resolve_method_options
+
+    for name in ("fdcmkd", "heads_only", "fdcmkd_soft"):
+        assert resolve_method_options(name, {}, "classification")["align"] is True
+        assert resolve_method_options(name, {}, "segmentation")["align"] is False

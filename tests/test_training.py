@@ -15,7 +15,6 @@ from fdlab.core.records import RunRecord
 from fdlab.data.paired import PairedData
 from fdlab.models.build import build_model
 from fdlab.studies.plan import make_plan, read_list
-from fdlab.training.evaluate import find_correct
 from fdlab.training.loop import train
 from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import (
@@ -122,7 +121,7 @@ def test_scores_follow_their_rules(plan, digits):
     assert record.scores["published"].accuracy == best
     labels = digits.labels[digits.rows("test")]
     for moment in ("validation", "last"):
-        accuracy = find_correct(run.read_logits(moment=moment), labels).mean()
+        accuracy = run.judge(labels, moment=moment).mean()
         assert accuracy == pytest.approx(record.scores[moment].accuracy, abs=1e-12)
 
 
@@ -131,7 +130,7 @@ def test_weights_on_disk_give_the_predictions_on_disk(plan, digits):
     data = PairedData.load(digits, ["audio"], CPU)
     with torch.no_grad():
         logits = run.load_student(digits)(data.batch("audio", data.rows["test"])).logits
-    assert np.allclose(logits.numpy(), run.read_logits(), rtol=1e-4)
+    assert np.allclose(logits.numpy(), run.read_predictions(), rtol=1e-4)
 
 
 def test_the_record_reads_back_as_it_was_written(plan, digits, tmp_path):
@@ -147,7 +146,7 @@ def test_the_record_reads_back_as_it_was_written(plan, digits, tmp_path):
 def test_a_cached_teacher_equals_a_live_one_bit_for_bit(digits):
     data = PairedData.load(digits, ["audio"], CPU)
     model = build_model(digits, "audio", width=8, seed=0)
-    teacher = Teacher(model, data, "audio", augmentation="")
+    teacher = Teacher(model, data, "audio", augments=False)
     rows = data.rows["train"]
     live = torch.cat(
         [teacher._forward(data.batch("audio", part)).logits for part in rows.split(256)]

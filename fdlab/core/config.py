@@ -9,6 +9,7 @@ from typing import Any
 from fdlab.core.errors import UserError, name_unknown
 
 SEPARATOR = "2"  # audio2image: teacher audio, student image
+OPTIMISERS = ("sgd", "adam")
 TEACHER_KINDS = {
     "trained": "the unimodal network of its modality",
     "shuffled": "its outputs go to other training samples, in one random order",
@@ -54,7 +55,9 @@ class TrainConfig:
     """How a network is trained. The defaults are FD-CMKD's recipe (paper and released code).
 
     The learning rate of epoch e is `final + (initial - final)·(1 - e/epochs)^power`; no weight
-    decay. `augment` switches the data set's own augmentation of the training inputs.
+    decay. `augment` switches the data set's own augmentation of the training inputs. side: shorter
+    side in pixels of the images that a network sees, 0 as stored. Under `optimiser` "adam" momentum
+    has no meaning, and equal initial and final rates keep it fixed.
     """
 
     epochs: int = 100
@@ -65,6 +68,8 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     augment: bool = True
+    optimiser: str = "sgd"
+    side: int = 0
 
     def __post_init__(self):
         _require(self.epochs >= 1, f"epochs is {self.epochs}: expected a whole number from 1")
@@ -75,6 +80,12 @@ class TrainConfig:
             f"{self.final_learning_rate}: expected initial >= final > 0",
         )
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 <= m < 1")
+        if self.optimiser not in OPTIMISERS:
+            raise name_unknown("optimiser", self.optimiser, OPTIMISERS)
+        _require(
+            self.side == 0 or (self.side >= 16 and self.side == int(self.side)),
+            f"side is {self.side}: expected at least 16 pixels, or 0 for the stored size",
+        )
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: expected >= 0")
 
 
@@ -85,8 +96,9 @@ class RunConfig:
     teacher is None for a method that needs none; then the run belongs to no direction. The teacher
     is the `none` run of its modality under `teacher_seed`. The student's initialisation and the
     order of the batches follow from `seed` and the modality alone, so that two methods under one
-    seed differ in the loss and in nothing else. weights: a local file that the student starts from
-    instead (its content counts, not its path); a teacher never does.
+    seed differ in the loss and in nothing else. weights: a file, a folder or `hub:NAME` that the
+    student starts from instead (its content counts, not its path); a teacher never does. Both
+    start from those that the data set was prepared with, where it has any.
 
     Controls: teacher_kind, see `TEACHER_KINDS`. start: the modality whose initialisation the
     student takes, where the two networks are alike ("" its own). probes: at how many steps, spread
@@ -211,9 +223,10 @@ def resolve_options(kind: str, schema: type, given: dict[str, Any]) -> dict[str,
             raise name_unknown(f"option of {kind}", name, defaults)
         expected = defaults[name]
         if not same_type(value, expected):
+            example = '["a", "b"]' if expected == [] else repr(expected)
             raise UserError(
                 f"option {name} of {kind} is {value!r}: expected "
-                f"{type(expected).__name__}, such as {expected!r}"
+                f"{type(expected).__name__}, such as {example}"
             )
         if isinstance(expected, float):
             value = float(value)

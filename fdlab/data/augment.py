@@ -2,23 +2,101 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
+from torch.nn import functional
 
 from fdlab.core.errors import name_unknown
 
 SHIFT = 2  # pixels
+HUE, SATURATION, VALUE = 0.05, 0.3, 0.3
 CONTRAST = 0.4
 CUTOUT = 0.5  # of the shorter side, at most
 WORD_LOSS = 0.15
 
 
-def shift(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a modality's training inputs, drawn anew for every sample and epoch.
+
+    geometry: "shift" or "crop", the same draw for every modality of an event and its mask. area:
+    least and largest part of the image that a crop keeps. hsv: whether the colours change too.
+    """
+
+    geometry: str
+    area: tuple[float, float] = (0.08, 1.0)
+    hsv: bool = False
+
+    def shares_view(self, other: Augmentation) -> bool:
+        """Whether one draw of the geometry serves both."""
+        return (self.geometry, self.area) == (other.geometry, other.area)
+
+
+# FD-CMKD: random resized crop and flip of images, random HSV besides for NYUv2's RGB; ranges are
+# not given. Crops of photographs are torchvision's; a scene keeps at least half, our choice, so
+# that its objects keep a context.
+AUGMENTATIONS = {
+    "shift": Augmentation("shift"),
+    "crop_flip": Augmentation("crop"),
+    "scene": Augmentation("crop", (0.5, 1.0)),
+    "scene_hsv": Augmentation("crop", (0.5, 1.0), hsv=True),
+}
+
+
+def find_augmentation(name: str) -> Augmentation | None:
+    """The named augmentation; None for the empty name."""
+    if not name:
+        return None
+    if name not in AUGMENTATIONS:
+        raise name_unknown("augmentation", name, AUGMENTATIONS)
+    return AUGMENTATIONS[name]
+
+
+@dataclass(frozen=True)
+class View:
+    """One random look at each of N events, shared by the modalities that see it alike.
+
+    count: N.
+    corner: (2, N, 1) int64, rows and columns of a shift. box: (N, 5) uniform numbers behind a crop:
+    area, aspect, row, column, flip. colour: (N, 3) uniform numbers for hue, saturation and value.
+    frames: (N, F) uniform numbers that choose frames.
+    """
+
+    count: int
+    corner: torch.Tensor | None = None
+    box: torch.Tensor | None = None
+    colour: torch.Tensor | None = None
+    frames: torch.Tensor | None = None
+
+
+def draw_view(
+    augmentation: Augmentation | None, count: int, frames: int, generator: torch.Generator
+) -> View:
+    """Draw the random numbers of `count` events; frames: how many are chosen of each, or 0."""
+    device = generator.device
+    found: dict[str, torch.Tensor] = {}
+    if augmentation is not None and augmentation.geometry == "shift":
+        found["corner"] = torch.randint(
+            0, 2 * SHIFT + 1, (2, count, 1), generator=generator, device=device
+        )
+    widths = {
+        "box": 5 if augmentation is not None and augmentation.geometry == "crop" else 0,
+        "colour": 3 if augmentation is not None and augmentation.hsv else 0,
+        "frames": frames,
+    }
+    for name, width in widths.items():
+        if width:
+            found[name] = torch.rand(count, width, generator=generator, device=device)
+    return View(count, **found)
+
+
+def shift(batch: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     """Move each image (N, C, H, W) by up to `SHIFT` pixels a side, edges repeated."""
     count, _, height, width = batch.shape
     padded = torch.nn.functional.pad(batch, [SHIFT] * 4, mode="replicate")
-    corner = torch.randint(
-        0, 2 * SHIFT + 1, (2, count, 1), generator=generator, device=generator.device
-    ).to(batch.device)
+    corner = corner.to(batch.device)
     rows = corner[0] + torch.arange(height, device=batch.device)  # (N, H)
     columns = corner[1] + torch.arange(width, device=batch.device)  # (N, W)
     first = torch.arange(count, device=batch.device)[:, None, None]
@@ -27,15 +105,91 @@ def shift(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     )
 
 
+def crop(
+    batch: torch.Tensor,
+    box: torch.Tensor,
+    area: tuple[float, float],
+    size: tuple[int, int],
+    mode: str = "bilinear",
+) -> torch.Tensor:
+    """Random resized crop and flip: (N, C, H, W) float → (N, C, *size).
+
+    As torchvision's: a share of the image's area, uniform in `area`, and an aspect (width over
+    height, in pixels) log-uniform in 3/4 to 4/3, anywhere inside; then flipped in one of two cases.
+    Where such a box does not fit, its longer side is cut to the image's (torchvision draws again,
+    which would make the number of draws random). mode: "bilinear", or "nearest" for masks.
+    """
+    height, width = batch.shape[-2:]
+    part, aspect, row, column, flip = box.to(batch.device).unbind(1)
+    part = area[0] + (area[1] - area[0]) * part
+    aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3)) * (height / width)
+    wide = (part * aspect).sqrt().clamp_max(1)
+    high = (part / aspect).sqrt().clamp_max(1)
+    mirror = torch.where(flip < 0.5, -1.0, 1.0)
+    zero = torch.zeros_like(wide)
+    across = torch.stack([mirror * wide, zero, (2 * column - 1) * (1 - wide)], dim=1)
+    down = torch.stack([zero, high, (2 * row - 1) * (1 - high)], dim=1)
+    grid = functional.affine_grid(
+        torch.stack([across, down], dim=1), [len(batch), 1, *size], align_corners=False
+    )
+    return functional.grid_sample(
+        batch, grid.to(batch.dtype), mode, padding_mode="border", align_corners=False
+    )
+
+
+def jitter_hsv(batch: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+    """Turn the hue and scale saturation and value of RGB images (N, 3, H, W) in 0 to 1.
+
+    Hue by up to `HUE` of a turn either way, saturation and value by factors of 1 ± `SATURATION` and
+    1 ± `VALUE`; the ranges are our choice.
+    """
+    turn, rich, bright = (2 * colour.to(batch.device) - 1)[:, :, None, None].unbind(1)
+    value, _ = batch.max(dim=1)  # (N, H, W)
+    spread = value - batch.amin(dim=1)
+    red, green, blue = batch.unbind(1)
+    safe = spread.clamp_min(1e-8)
+    hue = torch.where(
+        value == red,
+        ((green - blue) / safe) % 6,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    hue = hue + 6 * HUE * turn
+    saturation = (spread / value.clamp_min(1e-8) * (1 + SATURATION * rich)).clamp(0, 1)
+    value = (value * (1 + VALUE * bright)).clamp(0, 1)
+    channels = []
+    for offset in (5, 3, 1):  # red, green, blue: v - v s max(0, min(k, 4 - k, 1)), k = offset + hue
+        k = (offset + hue) % 6
+        channels.append(value - value * saturation * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, dim=1)
+
+
+def pick_frames(
+    values: torch.Tensor, there: torch.Tensor, count: int, draws: torch.Tensor | None
+) -> torch.Tensor:
+    """`count` frames of each event: (N, F, C, H, W) → (N, count, C, H, W), (N, C, H, W) for one.
+
+    there: (N,) how many of the F are there. They are cut into `count` equal parts, and of each part
+    one frame is taken: at random by `draws` (N, count) in 0 to 1, or its middle one.
+    """
+    part = torch.arange(count, device=values.device)
+    offset = 0.5 if draws is None else draws.to(values.device)
+    place = ((part + offset) * (there[:, None] / count)).long()
+    place = torch.minimum(place, there[:, None].long() - 1)
+    chosen = values[torch.arange(len(values), device=values.device)[:, None], place]
+    return chosen[:, 0] if count == 1 else chosen
+
+
 def strengthen(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A stronger view of inputs that are augmented already, for methods that compare two views.
 
-    Images and spectrograms (N, C, H, W): contrast by 0.6 to 1.4 and a square of up to half the
-    shorter side set to 0, the inputs' mean (Cutout). Token ids (N, L): each word left out with
-    probability 0.15, but a sentence keeps at least one. Our choice: the published recipe
-    (RandAugment) is made for photographs.
+    Images and spectrograms (N, C, H, W), or frames (N, F, C, H, W): contrast by 0.6 to 1.4 and a
+    square of up to half the shorter side set to 0, the inputs' mean (Cutout). Token ids (N, L):
+    each word left out with probability 0.15, but a sentence keeps at least one. Our choice: the
+    published recipe (RandAugment) is made for photographs.
     """
     device = batch.device
+    if batch.ndim == 5:  # frames, each a picture of its own
+        return strengthen(batch.flatten(0, 1), generator).unflatten(0, batch.shape[:2])
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator, device=generator.device).to(device)
@@ -54,15 +208,3 @@ def strengthen(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         inside.append((place >= start[:, None]) & (place < (start + side)[:, None]))
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return batch.masked_fill(hole, 0.0)
-
-
-AUGMENTATIONS = {"shift": shift}
-
-
-def augment(name: str, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Apply the named augmentation; the empty name changes nothing."""
-    if not name:
-        return batch
-    if name not in AUGMENTATIONS:
-        raise name_unknown("augmentation", name, AUGMENTATIONS)
-    return AUGMENTATIONS[name](batch, generator)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch.nn import functional
 
+from fdlab.data.augment import (
+    Augmentation,
+    View,
+    crop,
+    draw_view,
+    find_augmentation,
+    jitter_hsv,
+    pick_frames,
+    shift,
+)
 from fdlab.data.dataset import SPLITS
 from fdlab.data.store import Store
 
 EVALUATION_BATCH = 256  # rows of one forward pass where no gradient is kept
+DENSE_BATCH = 32  # likewise where every pixel has scores
+CHUNK = 256  # rows that are read or resized at once
+_scales: dict[tuple[str, str], tuple] = {}  # measured once per process, from gigabytes
+MARGIN = 8 / 7  # stored side over the network's, from which images are shrunk once: 256 over 224
 
 
 @dataclass(frozen=True)
@@ -18,44 +34,241 @@ class PairedData:
     """Inputs and labels of every event, on one device.
 
     inputs: modality → (N, …), as stored; `batch` turns rows into what a network takes.
-    labels: (N,) int64. rows: split → row numbers. scale: modality → (shift, factor) for images.
+    labels: (N,) int64, the class or the kind of scene. rows: split → row numbers.
+    scale: modality → (shift, factor) for images and depth, floats or one per channel.
+    masks: (N, H, W) uint8 class of every pixel, for segmentation. there: modality → (N,) frames
+    that are there. sizes: modality → (height, width) that a network sees. augmentations: modality
+    → its own.
     """
 
     store: Store
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
     rows: dict[str, torch.Tensor]
-    scale: dict[str, tuple[float, float]]
+    scale: dict[str, tuple]
+    masks: torch.Tensor | None = None
+    there: dict[str, torch.Tensor] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    augmentations: dict[str, Augmentation | None] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, store: Store, modalities: list[str], device: torch.device) -> PairedData:
-        inputs, scale = {}, {}
-        train = store.rows("train")
+    def load(
+        cls, store: Store, modalities: list[str], device: torch.device, side: int = 0
+    ) -> PairedData:
+        """side: shorter side of the images that a network sees, 0 as stored. Images stored larger
+        than 8/7 of it are shrunk to that once; the rest is for random crops."""
+        inputs, scale, there, sizes, augmentations = {}, {}, {}, {}, {}
+        definition = store.dataset
         for name in modalities:
-            array = np.array(store.read(name))
-            inputs[name] = torch.from_numpy(array).to(device)
-            if array.dtype == np.uint8:
-                pixels = array[train].astype(np.float64)
-                scale[name] = (float(pixels.mean()), 1.0 / float(pixels.std()))
+            array, own = store.read(name), definition.modalities[name]
+            if is_picture(array):
+                sizes[name] = fit_size(array.shape[-2:], side)
+                key = (store.digest, name)
+                if key not in _scales:
+                    counts = count_frames(store, name) if own.frames else None
+                    _scales[key] = measure_scale(array, store.rows("train"), counts)
+                array = shrink(array, sizes[name])
+                scale[name] = tuple(
+                    x.to(device) if isinstance(x, torch.Tensor) else x for x in _scales[key]
+                )
+            kept = np.array(array)
+            if kept.dtype == np.uint16:  # millimetres below 32 m; torch cannot index uint16
+                kept = np.minimum(kept, 32767).astype(np.int16)
+            inputs[name] = torch.from_numpy(kept).to(device)
+            augmentations[name] = find_augmentation(own.augment)
+            if own.frames:
+                there[name] = torch.from_numpy(count_frames(store, name)).to(device)
+        masks = None
+        if definition.task == "segmentation":
+            masks = torch.from_numpy(np.array(store.read("mask"))).to(device)
         return cls(
             store=store,
             inputs=inputs,
             labels=torch.from_numpy(np.array(store.labels)).to(device),
             rows={split: torch.from_numpy(store.rows(split)).to(device) for split in SPLITS},
             scale=scale,
+            masks=masks,
+            there=there,
+            sizes=sizes,
+            augmentations=augmentations,
         )
 
-    def batch(self, modality: str, rows: torch.Tensor) -> torch.Tensor:
-        """Network input of some rows: token ids as int64, everything else as float32.
+    @property
+    def evaluation_batch(self) -> int:
+        """Rows of one forward pass where no gradient is kept."""
+        return EVALUATION_BATCH if self.masks is None else DENSE_BATCH
 
-        Images (uint8) are standardised by the mean and deviation of the training split's pixels;
-        spectrograms are stored standardised.
+    def draw(self, modality: str, count: int, generator: torch.Generator) -> View | None:
+        """A random view of `count` events for a modality; None where nothing of it is random."""
+        frames = self.store.dataset.modalities[modality].frames
+        own = self.augmentations[modality]
+        return draw_view(own, count, frames, generator) if own or frames else None
+
+    def complete_view(self, view: View, modality: str, generator: torch.Generator) -> View:
+        """A view with what `modality` wants beside its geometry: colours, frames."""
+        frames = self.store.dataset.modalities[modality].frames
+        own, drawn = (
+            self.augmentations[modality],
+            0 if view.frames is None else view.frames.shape[1],
+        )
+        if view.colour is None and own and own.hsv:
+            colour = torch.rand(view.count, 3, generator=generator, device=generator.device)
+            view = replace(view, colour=colour)
+        if frames and drawn != frames:
+            chosen = torch.rand(view.count, frames, generator=generator, device=generator.device)
+            view = replace(view, frames=chosen)
+        return view
+
+    def share_view(self, one: str, other: str) -> bool:
+        """Whether two modalities are seen in one and the same random view."""
+        first, second = self.augmentations[one], self.augmentations[other]
+        return bool(first and second and first.shares_view(second))
+
+    def batch(self, modality: str, rows: torch.Tensor, view: View | None = None) -> torch.Tensor:
+        """Network input of some rows, as `view` sees them: token ids as int64, all else float32.
+
+        Images (uint8) are standardised by the mean and deviation of the training split's pixels,
+        depth (uint16 millimetres, float32 metres) likewise, where 0, no reading, becomes the mean;
+        spectrograms (float16) go as stored. Without a view images are resized whole, and of frames
+        the middle ones are taken.
         """
         values = self.inputs[modality][rows]
         if values.dtype == torch.int32:
             return values.long()
+        if modality in self.there:
+            count = self.store.dataset.modalities[modality].frames
+            draws = None if view is None else view.frames
+            values = pick_frames(values, self.there[modality][rows], count, draws)
+        is_depth = values.dtype in (torch.int16, torch.float32)
         values = values.float()
-        if modality in self.scale:
-            shift, factor = self.scale[modality]
-            values = (values - shift) * factor
-        return values
+        if modality not in self.scale:
+            return values
+        if values.ndim == 5:
+            return self._finish(modality, values.flatten(0, 1), view, is_depth).unflatten(
+                0, values.shape[:2]
+            )
+        return self._finish(modality, values, view, is_depth)
+
+    def _finish(
+        self, modality: str, values: torch.Tensor, view: View | None, is_depth: bool
+    ) -> torch.Tensor:
+        """(N, C, H, W) as stored → standardised and as the view sees it; a view of fewer events
+        than there are images repeats for the frames of each."""
+        own = self.augmentations[modality]
+        repeat = 1 if view is None else len(values) // view.count  # images of one event
+        if view is not None and own and own.hsv and view.colour is not None:
+            colour = view.colour.repeat_interleave(repeat, dim=0)
+            values = 255 * jitter_hsv(values / 255, colour)
+        shift_by, factor = self.scale[modality]
+        scaled = (values - shift_by) * factor
+        if is_depth:
+            scaled = scaled.masked_fill(values == 0, 0.0)
+        return self._place(scaled, modality, view, repeat, "bilinear")
+
+    def _place(
+        self, values: torch.Tensor, modality: str, view: View | None, repeat: int, mode: str
+    ) -> torch.Tensor:
+        """The geometry of a view, or the whole image at the network's size."""
+        size, own = self.sizes[modality], self.augmentations[modality]
+        if view is not None and own:
+            if view.corner is not None:
+                whole = self._place(values, modality, None, repeat, mode)
+                return shift(whole, view.corner.repeat_interleave(repeat, dim=1))
+            if view.box is not None:
+                return crop(values, view.box.repeat_interleave(repeat, dim=0), own.area, size, mode)
+        if values.shape[-2:] == size:
+            return values
+        if mode == "nearest":
+            return functional.interpolate(values, size, mode="nearest-exact")
+        return functional.interpolate(values, size, mode=mode, antialias=True)
+
+    def targets(self, modality: str, rows: torch.Tensor, view: View | None = None) -> torch.Tensor:
+        """What a student of `modality` learns to say of some rows: (n,) classes, or for
+        segmentation (n, H, W) int64 classes of the pixels that it sees, 255 where there is none."""
+        if self.masks is None:
+            return self.labels[rows]
+        masks = self.masks[rows][:, None].float()
+        return self._place(masks, modality, view, 1, "nearest")[:, 0].long()
+
+
+def is_picture(array: np.ndarray) -> bool:
+    """Whether rows are images or depth maps, (…, C, H, W) but no stored spectrogram."""
+    return array.dtype in (np.uint8, np.uint16) or (array.dtype == np.float32 and array.ndim >= 4)
+
+
+def count_frames(store: Store, modality: str) -> np.ndarray:
+    """(N,) int64, how many of an event's stored frames are there: all, where the store does not
+    say."""
+    if f"{modality}_frames.npy" in store.manifest["files"]:
+        return np.array(store.read(f"{modality}_frames")).astype(np.int64)
+    array = store.read(modality)
+    return np.full(len(array), array.shape[1])
+
+
+def fit_size(stored: tuple[int, ...], side: int) -> tuple[int, int]:
+    """(height, width) with the shorter one at `side` and the stored aspect; 0: as stored."""
+    shorter = min(stored)
+    if not side:
+        return int(stored[0]), int(stored[1])
+    return round(stored[0] * side / shorter), round(stored[1] * side / shorter)
+
+
+def measure_scale(array: np.ndarray, rows: np.ndarray, counts: np.ndarray | None = None) -> tuple:
+    """Mean and 1 / deviation of the pixels of some rows, read in chunks.
+
+    counts: (N,) how many frames of each row (F, C, H, W) are there; others do not count.
+
+    One pair of floats for uint8 and uint16, (C, 1, 1) tensors for float32. A depth of 0 is no
+    reading and does not count.
+    """
+    if array.dtype == np.float32:
+        return _measure_channels(array, rows)  # depth has no frames
+    levels = 256 if array.dtype == np.uint8 else 65536
+    found = np.zeros(levels, np.int64)
+    for chosen in _chunk(rows):
+        part = np.asarray(array[chosen])
+        if counts is not None:
+            part = part[np.arange(part.shape[1]) < np.asarray(counts[chosen])[:, None]]
+        found += np.bincount(part.reshape(-1), minlength=levels)
+    if array.dtype == np.uint16:
+        found[0] = 0
+    level = np.arange(levels)
+    mean = float((level * found).sum() / max(found.sum(), 1))
+    variance = float((found * (level - mean) ** 2).sum() / max(found.sum(), 1))
+    return mean, 1.0 / max(variance, 1e-12) ** 0.5
+
+
+def _measure_channels(array: np.ndarray, rows: np.ndarray) -> tuple:
+    sums = np.zeros((3, array.shape[-3]))
+    for chosen in _chunk(rows):
+        part = np.asarray(array[chosen])
+        values = np.moveaxis(part.astype(np.float64), -3, 0).reshape(array.shape[-3], -1)
+        there = values != 0
+        sums += np.stack([there.sum(axis=1), values.sum(axis=1), (values**2).sum(axis=1)])
+    count = np.maximum(sums[0], 1)
+    mean = sums[1] / count
+    deviation = np.sqrt(np.maximum(sums[2] / count - mean**2, 1e-12))
+    return tuple(torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (mean, 1 / deviation))
+
+
+def shrink(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Images at `MARGIN` times `size` where they are stored larger; depth by its nearest pixels."""
+    target = tuple(round(length * MARGIN) for length in size)
+    if all(stored <= wanted for stored, wanted in zip(array.shape[-2:], target, strict=True)):
+        return array
+    small = np.empty((*array.shape[:-2], *target), array.dtype)
+    for start in range(0, len(array), CHUNK):
+        part = torch.from_numpy(np.array(array[start : start + CHUNK]).astype(np.float32))
+        flat = part.reshape(-1, 1, *part.shape[-2:])
+        if array.dtype == np.uint8:
+            flat = functional.interpolate(flat, target, mode="bilinear", antialias=True)
+            flat = flat.round().clamp(0, 255)
+        else:
+            flat = functional.interpolate(flat, target, mode="nearest-exact")
+        small[start : start + CHUNK] = flat.reshape(*part.shape[:-2], *target).numpy()
+    return small
+
+
+def _chunk(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), CHUNK):
+        yield rows[start : start + CHUNK]

@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from fdlab.core.errors import UserError
 from fdlab.core.files import checksum, write_text
 from fdlab.core.progress import say
-from fdlab.data.paired import EVALUATION_BATCH, PairedData
+from fdlab.data.paired import PairedData
 from fdlab.features.capture import capture
 from fdlab.models.mode import evaluating
+from fdlab.models.output import STEM
 
 OWN = ("feature", "logits")  # nodes that every ModelOutput has; others are submodules
 
@@ -52,19 +54,25 @@ def extract(
 ) -> FeatureBank:
     """Run the network in eval mode over a split, in the split's order.
 
-    nodes: "feature" (pooled, before the last ReLU), "logits", and names of submodules, whose maps
-    are averaged over everything after the channel axis. layers: before those, every map that the
-    network returns, averaged likewise, but the last, whose average is the feature.
+    nodes: "feature" (pooled, before the last ReLU), "logits" (in segmentation their mean over the
+    pixels), and names of submodules, whose maps are averaged over everything after the channel
+    axis. layers: before those, the stem and the end of every stage but the last, whose average is
+    the feature, averaged likewise.
     """
     inner = tuple(node for node in nodes if node not in OWN)
     found: dict[str, list[torch.Tensor]] = {}
     with evaluating(model), torch.no_grad(), capture(model, *inner, pool=True) as seen:
-        for rows in data.rows[split].split(EVALUATION_BATCH):
+        for rows in data.rows[split].split(data.evaluation_batch):
             output = model(data.batch(modality, rows))
             own = {node: getattr(output, node) for node in OWN if node in nodes}
-            maps = list(output.maps.items())[:-1] if layers else []
+            if data.masks is not None and "logits" in own:  # of every pixel; what an image says
+                own["logits"] = own["logits"].flatten(2).mean(2)
+            before = [STEM, *output.stages[:-1]] if layers else []
+            maps = [(name, output.maps[name]) for name in before if name in output.maps]
             pooled = {name: values.flatten(2).mean(2) for name, values in maps}
             for node, value in (pooled | own | seen).items():
+                if len(value) != len(rows):
+                    raise UserError(f"{node} gives {len(value)} rows for {len(rows)} events")
                 found.setdefault(node, []).append(value)
     rows = data.rows[split]
     return FeatureBank(

@@ -91,6 +91,9 @@ METHODS = _Methods(
         "catkd": "fdlab.methods.catkd:CATKD",
         "ofa": "fdlab.methods.ofa:OFA",
         "freekd": "fdlab.methods.freekd:FreeKD",
+        # segmentation alone: FD-CMKD's Table 5
+        "mmanet": "fdlab.methods.mmanet:MMANet",
+        "cirkd": "fdlab.methods.cirkd:CIRKD",
         # released forms that differ from their papers
         "c2kd_released": "fdlab.methods.c2kd:ReleasedC2KD",
         "dml_released": "fdlab.methods.dml:ReleasedDML",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fdlab.data.dataset import TASKS
 from fdlab.losses.logits import cross_entropy, kl_divergence
 from fdlab.losses.maps import attention_differences, mean_squares, pool
 from fdlab.losses.precision import in_full_precision
@@ -37,6 +38,7 @@ class AFD(Method):
     name = "afd"
     summary = "attention maps of all blocks, matched by a trained attention"
     source = "Ji et al., AAAI 2021"
+    tasks = TASKS
     needs = ("logits", "blocks")
     compares = ("kd", "attention")
     strength = ("weight", "kd_weight")

@@ -12,6 +12,7 @@ from torch import nn
 from fdlab.core.config import resolve_options
 from fdlab.core.errors import UserError
 from fdlab.methods import METHODS
+from fdlab.methods.pixels import Pixels
 from fdlab.models.output import MAPS, ModelOutput, Side
 
 LossTerms = dict[str, torch.Tensor]  # name → scalar, weights included; their sum is the loss
@@ -28,11 +29,17 @@ WARM_UP = 20 / 240  # of the epochs: 20 of the CIFAR-100 recipe's 240
 class Batch:
     """labels: (N,) class of each sample. rows: (N,) its place among the training samples, for
     methods that remember them. progress: share of the epochs that this one completes, e / E with e
-    counted from 1."""
+    counted from 1. pixels: in segmentation, where the rows come from; the N samples are then its P
+    pixels, and the features' rows its Q positions."""
 
     labels: torch.Tensor
     rows: torch.Tensor | None = None
     progress: float = 1.0
+    pixels: Pixels | None = None
+
+    def spread(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of the features' rows (Q, K) as one row per label; the same in classification."""
+        return scores if self.pixels is None else self.pixels.spread(scores)
 
     def ramp(self, share: float) -> float:
         """A weight that grows in equal steps over the first `share` of the epochs, then 1."""
@@ -78,6 +85,8 @@ class Method(nn.Module):
     empty for a method without a teacher. compares: the loss terms that set the student against the
     teacher. strength: the options that multiply those terms, which a search scales. teaching: what
     becomes of the teacher. views: 2 for a method that sees every sample in a stronger view too.
+    tasks: what it is defined for; in segmentation see `fdlab.methods.pixels`. dense_options: its
+    defaults in segmentation, where they differ.
     Options: a frozen dataclass of hyperparameters, every one with a default.
     """
 
@@ -89,10 +98,16 @@ class Method(nn.Module):
     strength: ClassVar[tuple[str, ...]] = ()
     teaching: ClassVar[str] = FROZEN
     views: ClassVar[int] = 1
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    dense_options: ClassVar[dict[str, Any]] = {}
 
     @dataclass(frozen=True)
     class Options:
         pass
+
+    @classmethod
+    def check_task(cls, task: str, options: Options) -> None:
+        """Refuse options that make no sense for a task, before anything is trained."""
 
     def __init__(self, sizes: Sizes, options: Options):
         super().__init__()
@@ -125,14 +140,24 @@ def find_family(kind: type[Method]) -> str:
     return "feature" if "feature" in kind.needs else "logits"
 
 
-def build_method(name: str, options: dict[str, Any], sizes: Sizes) -> Method:
+def build_method(name: str, options: dict[str, Any], sizes: Sizes, task: str = "") -> Method:
     """The named method with `options` over its defaults."""
     kind = METHODS[name]
-    return kind(sizes, kind.Options(**resolve_method_options(name, options)))
+    return kind(sizes, kind.Options(**resolve_method_options(name, options, task)))
 
 
-def resolve_method_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    return resolve_options(name, METHODS[name].Options, options)
+def resolve_method_options(name: str, options: dict[str, Any], task: str = "") -> dict[str, Any]:
+    """Every option of a method, for a task where one is named; a method that is not defined for it
+    is an error."""
+    kind = METHODS[name]
+    if task and task not in kind.tasks:
+        able = ", ".join(other for other, each in METHODS.items() if task in each.tasks)
+        raise UserError(f"{name} is not defined for {task}: expected one of {able}")
+    own = kind.dense_options if task == "segmentation" else {}
+    resolved = resolve_options(name, kind.Options, own | options)
+    if task:
+        kind.check_task(task, kind.Options(**resolved))
+    return resolved
 
 
 def require_weights(options: Any, *names: str) -> None:

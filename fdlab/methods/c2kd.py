@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fdlab.data.dataset import TASKS
 from fdlab.losses.correlations import kendall_tau
 from fdlab.losses.logits import cross_entropy, kl_divergence, kl_rows
-from fdlab.losses.maps import pool
+from fdlab.losses.maps import pool, resize
 from fdlab.losses.precision import in_full_precision
 from fdlab.losses.targets import drop_target
 from fdlab.methods.adapt import Norm
 from fdlab.methods.base import TUNED, Batch, LossTerms, Method, Sizes, require_weights
+from fdlab.methods.pixels import Pixels, flatten_positions
 from fdlab.models.output import ModelOutput
 
 
@@ -35,6 +37,7 @@ class C2KD(Method):
     name = "c2kd"
     summary = "teacher trains too; proxies; filtered non-target distillation"
     source = "Huo et al., CVPR 2024"
+    tasks = TASKS
     needs = ("logits", "penultimate")
     compares = ("non_target", "teacher_non_target")
     strength = ("weight",)
@@ -64,9 +67,13 @@ class C2KD(Method):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
         weight, proxies = self.options.weight, []
-        for side, name, proxy in zip((student, teacher), self.names, self.proxies, strict=True):
-            proxies.append(proxy(pool(torch.relu(side.find(name)), side.mask)[..., None, None]))
-        keep = kendall_tau(*proxies) > self.options.krc
+        sides = zip((student, teacher), self.names, self.proxies, strict=True)
+        if batch.pixels is None:
+            for side, name, proxy in sides:
+                proxies.append(proxy(pool(torch.relu(side.find(name)), side.mask)[..., None, None]))
+            keep = kendall_tau(*proxies) > self.options.krc
+        else:
+            proxies, keep = self.score_positions(list(sides), batch.pixels)
         terms = {}
         for prefix, own, proxy, other in (
             ("", student.logits, proxies[0], proxies[1]),
@@ -78,6 +85,24 @@ class C2KD(Method):
             pair = (self.hide_target(z, batch.labels) for z in (proxy, other.detach()))
             terms[f"{prefix}non_target"] = weight * average_kept(kl_rows(*pair), keep)
         return terms
+
+    def score_positions(
+        self, sides: list[tuple[ModelOutput, str, nn.Module]], pixels: Pixels
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The proxies' scores of every pixel (P, K), the student's first, and (P,) which to keep.
+
+        Proxies keep the map's positions and are enlarged, as published for segmentation. τ is of
+        the positions, the teacher's resized to the student's, and goes to the pixels around each:
+        our choice, since of every pixel it would be K² numbers.
+        """
+        (_, first, _), found = sides[0], []
+        grid = tuple(sides[0][0].find(first).shape[2:])
+        for side, name, proxy in sides:
+            map_ = resize(torch.relu(side.find(name)), sides[0][0].find(first))
+            found.append(proxy(flatten_positions(map_)[..., None, None]))
+        keep = (kendall_tau(*found) > self.options.krc).to(found[0].dtype)[:, None]
+        keep = pixels.spread(keep, grid, "nearest").squeeze(1) > 0
+        return [pixels.spread(scores, grid) for scores in found], keep
 
     def hide_target(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return drop_target(logits, labels)

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from fdlab.core.errors import UserError
+from fdlab.data.dataset import TASKS
 from fdlab.methods import METHODS, split_sum
 from fdlab.methods.base import FROZEN, Batch, LossTerms, Method, Sizes
 from fdlab.models.output import ModelOutput
 
-TASKS = ("task", "teacher_task")  # cross-entropies that count once
+COUNTED_ONCE = ("task", "teacher_task")  # cross-entropies
 
 
 class Combined(Method):
@@ -32,18 +33,18 @@ class Combined(Method):
         super().__init__(sizes, options)
         self.methods = nn.ModuleDict()
         for _, part in self.parts:
-            kind = METHODS[part]
-            own = {
-                field.name: getattr(options, f"{part}_{field.name}")
-                for field in dataclasses.fields(kind.Options)
-            }
-            self.methods[part] = kind(sizes, kind.Options(**own))
+            self.methods[part] = METHODS[part](sizes, _pick_options(part, options))
+
+    @classmethod
+    def check_task(cls, task: str, options: Any) -> None:
+        for _, part in cls.parts:
+            METHODS[part].check_task(task, _pick_options(part, options))
 
     def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
         terms: dict[str, torch.Tensor] = {}
         for weight, part in self.parts:
             for name, value in self.methods[part](student, teacher, batch).items():
-                if name in TASKS:
+                if name in COUNTED_ONCE:
                     terms.setdefault(name, value)
                 else:
                     terms[f"{part}.{name}"] = weight * value
@@ -61,6 +62,13 @@ class Combined(Method):
         return set().union(*(method.teacher_maps for method in self.methods.values()))
 
 
+def _pick_options(part: str, options: Any) -> Any:
+    """A part's own options out of those of the sum."""
+    kind = METHODS[part].Options
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: getattr(options, f"{part}_{name}") for name in names})
+
+
 @functools.cache
 def combine(name: str) -> type[Combined]:
     """The class of a sum, with all that a method's class says of itself."""
@@ -70,6 +78,10 @@ def combine(name: str) -> type[Combined]:
     if len(set(taught.values())) > 1:
         each = ", ".join(f"{part}: {teaching}" for part, teaching in taught.items())
         raise UserError(f"{name} wants different things of one teacher ({each})")
+    tasks = tuple(task for task in TASKS if all(task in kind.tasks for kind in kinds.values()))
+    if not tasks:
+        each = ", ".join(f"{part}: {' and '.join(kind.tasks)}" for part, kind in kinds.items())
+        raise UserError(f"{name} adds methods that no task has in common ({each})")
     fields = [
         (f"{part}_{field.name}", field.type, dataclasses.field(default=field.default))
         for part, kind in kinds.items()
@@ -84,6 +96,12 @@ def combine(name: str) -> type[Combined]:
         "compares": tuple(f"{p}.{term}" for p, kind in kinds.items() for term in kind.compares),
         "strength": tuple(f"{p}_{option}" for p, kind in kinds.items() for option in kind.strength),
         "teaching": next(iter(taught.values()), FROZEN),
+        "tasks": tasks,
+        "dense_options": {
+            f"{part}_{option}": value
+            for part, kind in kinds.items()
+            for option, value in kind.dense_options.items()
+        },
         "views": max(kind.views for kind in kinds.values()),
         "parts": parts,
         "Options": dataclasses.make_dataclass("Options", fields, frozen=True),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from fdlab.core.errors import UserError, name_unknown
+from fdlab.data.dataset import TASKS
 from fdlab.losses.features import logmse, mse, require_reduction, unit_distance
 from fdlab.losses.precision import in_full_precision, widen
 from fdlab.methods.adapt import match_width
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
+from fdlab.methods.pixels import flatten_positions
 from fdlab.models.output import ModelOutput
-from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands
+from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands, split_plane
 from fdlab.spectral.bases import require_basis
 
 BANDS = ("both", "low", "high")
+AXES = ("channel", "space")
 
 
 class FDCMKD(Method):
@@ -39,21 +43,29 @@ class FDCMKD(Method):
     `bands` leaves out has neither distance nor heads; a student of another width than its teacher's
     is projected first (`match_width`), and all of the above acts on the projection. `basis`
     replaces the Fourier split (`spectral.bases`), which is a control of ours.
+
+    In segmentation X are the last encoder map's channels at each of its positions, N counts those,
+    and the heads' scores are enlarged to the pixels. Neither the map nor the axis of the transform
+    is given by the paper: `axis` "channel" is our default, "space" splits every channel by spatial
+    frequency instead (`split_plane`) and standardises at each position all the same. The paper
+    leaves the alignment out there, and so does the default.
     """
 
     name = "fdcmkd"
     summary = "frequency-decoupled features with alignment, scale and log steps"
     source = "FD-CMKD, AAAI 2026"
+    tasks = TASKS
     needs = ("feature",)
     compares = ("low", "high", "feature")
     strength = ("low_weight", "high_weight")
+    dense_options: ClassVar[dict[str, Any]] = {"align": False}  # the paper's segmentation has none
 
     @dataclass(frozen=True)
     class Options:
         """log, log_low: σ on the high and on the low band. low_weight, high_weight: λ1, λ2. cutoff:
         fraction of the bins that are low. dc: see `split_bands` ("own" leaves it out of both
         bands). bands: "both", "low" or "high". basis, basis_seed: see `split_bands`. reduction:
-        over D, "mean" or "sum"."""
+        over D, "mean" or "sum". axis: of the transform; "space" needs segmentation."""
 
         frequency: bool = True
         align: bool = True
@@ -68,8 +80,13 @@ class FDCMKD(Method):
         basis: str = "dft"
         basis_seed: int = 0
         reduction: str = "mean"
+        axis: str = "channel"
 
         def __post_init__(self):
+            if self.axis not in AXES:
+                raise name_unknown("axis", self.axis, AXES)
+            if self.axis == "space" and not (self.frequency and self.basis == "dft"):
+                raise UserError("axis is 'space': expected frequency on and the basis dft")
             if self.dc not in DC_RULES:
                 raise name_unknown("rule for the DC", self.dc, DC_RULES)
             if self.bands not in BANDS:
@@ -80,6 +97,11 @@ class FDCMKD(Method):
             require_reduction(self.reduction)
             require_weights(self, "low_weight", "high_weight")
             count_low_bins(2, self.cutoff)  # refuses a cut-off outside 0 to 1
+
+    @classmethod
+    def check_task(cls, task: str, options: Options) -> None:
+        if options.axis == "space" and task != "segmentation":
+            raise UserError(f"axis is 'space': expected segmentation, not {task}")
 
     def __init__(self, sizes: Sizes, options: Options):
         super().__init__(sizes, options)
@@ -96,9 +118,9 @@ class FDCMKD(Method):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
         options = self.options
-        mine = self.split(self.projector(student.feature))
-        theirs = self.split(teacher.feature.detach())
-        terms = self.classify(student, mine, theirs, batch.labels)
+        mine = self.split(self.projector(student.feature), student)
+        theirs = self.split(teacher.feature.detach(), student)
+        terms = self.classify(student, mine, theirs, batch)
         for band in mine:
             bent = options.log_low if band == "low" else options.log
             weight = options.high_weight if band == "high" else options.low_weight
@@ -111,15 +133,30 @@ class FDCMKD(Method):
             terms[name] = weight * distance
         return terms
 
-    def split(self, feature: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Band name → (N, D), in float32 where the feature is less."""
+    def split(self, feature: torch.Tensor, student: ModelOutput) -> dict[str, torch.Tensor]:
+        """Band name → (N, D), in float32 where the feature is less.
+
+        student: whose last map says how the features' rows lie in space.
+        """
         if not self.options.frequency:
             return {"whole": widen(feature)}
         options = self.options
+        if options.axis == "space":
+            return self.keep_bands(self.split_space(feature, student))
         split = split_bands(
             feature, options.cutoff, options.dc, basis=options.basis, seed=options.basis_seed
         )
         return self.keep_bands(split)
+
+    def split_space(self, feature: torch.Tensor, student: ModelOutput) -> BandSplit:
+        """`split_plane` of rows that are positions of the last map."""
+        (last,) = self.sizes.student.pick("last")
+        count, _, height, width = student.maps[last].shape
+        if height * width == 1:
+            raise UserError("axis is 'space', and the last map has one position: expected more")
+        maps = feature.view(count, height, width, -1).permute(0, 3, 1, 2)
+        split = split_plane(maps, self.options.cutoff, self.options.dc)
+        return BandSplit(flatten_positions(split.low), flatten_positions(split.high))
 
     def keep_bands(self, split: BandSplit) -> dict[str, torch.Tensor]:
         """The bands that take part."""
@@ -131,7 +168,7 @@ class FDCMKD(Method):
         student: ModelOutput,
         mine: dict[str, torch.Tensor],
         theirs: dict[str, torch.Tensor],
-        labels: torch.Tensor,
+        batch: Batch,
     ) -> LossTerms:
         """Every cross-entropy: L_task and L_align; theirs is empty without a teacher.
 
@@ -145,17 +182,17 @@ class FDCMKD(Method):
                 if band in heads
             }
             found = score_heads(x, list(kinds.values()))
-            scores |= {f"{kind}_{band}": z for kind, z in zip(kinds, found, strict=True)}
+            scores |= {f"{k}_{band}": batch.spread(z) for k, z in zip(kinds, found, strict=True)}
         if self.align_heads:
             for band, x in theirs.items():
                 (found,) = score_heads(x, [self.align_heads[band]])
-                scores[f"align_{band}_teacher"] = found
-        losses = cross_entropies(torch.stack([widen(z) for z in scores.values()]), labels)
+                scores[f"align_{band}_teacher"] = batch.spread(found)
+        losses = cross_entropies(torch.stack([widen(z) for z in scores.values()]), batch.labels)
         return dict(zip(scores, losses.unbind(), strict=True))
 
     def predict(self, student: ModelOutput) -> dict[str, torch.Tensor]:
         """The raw head, and with `frequency` the band heads Ψ as "low" and "high"."""
-        bands = self.split(self.projector(student.feature))
+        bands = self.split(self.projector(student.feature), student)
         extra = {b: head(torch.relu(bands[b])) for b, head in self.task_heads.items()}
         return {"raw": student.logits} | extra
 

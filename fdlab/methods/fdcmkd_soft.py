@@ -12,6 +12,7 @@ from fdlab.core.errors import UserError
 from fdlab.losses.precision import widen
 from fdlab.methods.base import Sizes
 from fdlab.methods.fdcmkd import FDCMKD
+from fdlab.models.output import ModelOutput
 from fdlab.spectral.bands import BandSplit, split_fourier_softly
 
 
@@ -43,8 +44,11 @@ class SoftFDCMKD(FDCMKD):
 
         def __post_init__(self):
             super().__post_init__()
-            if not (self.frequency and self.dc == "drop" and self.basis == "dft"):
-                raise UserError("fdcmkd_soft splits by frequency, drops the DC and takes no basis")
+            plain = self.dc == "drop" and self.basis == "dft" and self.axis == "channel"
+            if not (self.frequency and plain):
+                raise UserError(
+                    "fdcmkd_soft splits channels by frequency, drops the DC and takes no basis"
+                )
             if not 0 < self.cutoff < 1:
                 raise UserError(f"cutoff is {self.cutoff}: expected inside 0 to 1, to start from")
             if self.groups < 1:
@@ -68,7 +72,7 @@ class SoftFDCMKD(FDCMKD):
         """(G,) fraction of the bins below each group's edge."""
         return torch.sigmoid(self.edge)
 
-    def split(self, feature: torch.Tensor) -> dict[str, torch.Tensor]:
+    def split(self, feature: torch.Tensor, student: ModelOutput) -> dict[str, torch.Tensor]:
         """ "low" and "high" → (N, D), in float32 where the feature is less."""
         groups = widen(feature).chunk(self.options.groups, dim=1)
         bins = groups[0].shape[1] // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fdlab.data.dataset import TASKS
 from fdlab.losses.features import mse, require_reduction
 from fdlab.losses.logits import cross_entropy
 from fdlab.methods.adapt import match_width
@@ -21,6 +22,7 @@ class FeatureDistillation(Method):
     name = "feat"
     summary = "mean squared error of the raw pooled features"
     source = "FD-CMKD, Tables 2 and 4"
+    tasks = TASKS
     needs = ("feature",)
     compares = ("feature",)
     strength = ("weight",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from fdlab.data.dataset import TASKS
 from fdlab.methods.base import Batch, LossTerms
 from fdlab.methods.fdcmkd import FDCMKD
 from fdlab.models.output import ModelOutput
@@ -20,6 +21,7 @@ class HeadsOnly(FDCMKD):
     name = "heads_only"
     summary = "FD-CMKD's extra heads with no teacher at all"
     source = "control"
+    tasks = TASKS
     needs = ()
     compares = ()
     strength = ()
@@ -35,9 +37,11 @@ class HeadsOnly(FDCMKD):
         bands: str = "both"
         basis: str = "dft"
         basis_seed: int = 0
+        axis: str = "channel"
 
         def __post_init__(self):
             FDCMKD.Options(**dataclasses.asdict(self))  # its checks
 
     def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
-        return self.classify(student, self.split(self.projector(student.feature)), {}, batch.labels)
+        bands = self.split(self.projector(student.feature), student)
+        return self.classify(student, bands, {}, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fdlab.data.dataset import TASKS
 from fdlab.losses.logits import cross_entropy, kl_divergence
 from fdlab.methods.base import Batch, LossTerms, Method, require_positive, require_weights
 from fdlab.models.output import ModelOutput
@@ -19,6 +20,7 @@ class LogitDistillation(Method):
     name = "kd"
     summary = "Kullback-Leibler divergence of softened logits"
     source = "Hinton et al., 2015"
+    tasks = TASKS
     needs = ("logits",)
     compares = ("kd",)
     strength = ("weight",)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from fdlab.core.config import RunConfig
+from fdlab.core.config import RunConfig, TrainConfig
 from fdlab.core.errors import UserError
 from fdlab.core.seeding import derive_seed
 from fdlab.data.paired import PairedData
 from fdlab.methods.base import FRESH, TUNED, Batch, LossTerms, Sizes, build_method
+from fdlab.methods.pixels import find_pixels, fold
 from fdlab.models.build import build_model, load_weights, place
 from fdlab.models.output import ModelOutput, describe
 from fdlab.training.evaluate import Learner, score
@@ -30,9 +30,9 @@ class Trained:
     """What a finished training leaves.
 
     curves: see `RunRecord`. weights, predictions: moment → state dict, and moment/split/head →
-    (n, K) logits, for the moments "validation" (the epoch with the best raw head on the validation
-    split, the first of equals) and "last". chosen: moment → epoch from 1. probes: see
-    `RunConfig.probes`; each array of `probe_terms` stacked over the steps, and `step`.
+    what it says (`evaluate.Predictions`), for the moments "validation" (the epoch with the best raw
+    head on the validation split, the first of equals) and "last". chosen: moment → epoch from 1.
+    probes: see `RunConfig.probes`; each array of `probe_terms` stacked over the steps, and `step`.
     """
 
     curves: dict[str, list[float]]
@@ -60,45 +60,65 @@ class Trainer:
         self.learner = _build_learner(config, data, teacher_model, device)
         method = self.learner.method
         self.read_teacher: Teacher | Peer | None = None
+        self.shares = False
         if teacher_model is not None:
-            view = _augmentation(config, data, config.teacher)
+            augments = _augments(config, data, config.teacher)
+            self.shares = data.share_view(config.student, config.teacher)
+            if data.masks is not None:
+                _require_same_pixels(config, data, self.shares)
             if self.learner.peer is None:
-                self.read_teacher = seat_teacher(config, data, teacher_model, view, method)
+                self.read_teacher = seat_teacher(config, data, teacher_model, augments, method)
             else:
-                self.read_teacher = Peer(teacher_model, data, config.teacher, view, method.views)
-        self.optimiser = torch.optim.SGD(
-            self.learner.parameters(),
-            lr=config.train.learning_rate,
-            momentum=config.train.momentum,
-            weight_decay=config.train.weight_decay,
-            foreach=True,
-        )
-        self.own = _augmentation(config, data, config.student)
+                self.read_teacher = Peer(
+                    teacher_model, data, config.teacher, augments, method.views
+                )
+        self.optimiser = build_optimiser(config.train, self.learner.parameters())
+        self.augments = _augments(config, data, config.student)
         self.noise = Noise(config.seed, device)
         rows = data.rows["train"]
         self.place = torch.full_like(data.labels, -1)  # row number → place among the training rows
         self.place[rows] = torch.arange(len(rows), device=rows.device)
 
-    def look(self, rows: torch.Tensor) -> tuple[ModelOutput, ModelOutput | None]:
-        """The student's and the teacher's outputs for some training rows, augmented."""
-        first = self.noise.first
-        view = first.get_state() if self.own else None
-        inputs = self.data.batch(self.config.student, rows)
+    def look(self, rows: torch.Tensor) -> tuple[ModelOutput, ModelOutput | None, torch.Tensor]:
+        """The student's and the teacher's outputs for some training rows, augmented, and what the
+        student learns to say of what it sees (`PairedData.targets`)."""
+        modality, view = self.config.student, None
+        if self.augments:
+            view = self.data.draw(modality, len(rows), self.noise.first)
         views = self.learner.method.views
-        output = look(self.learner.student, inputs, self.own, self.noise, views)
+        inputs = self.data.batch(modality, rows, view)
+        output = look(self.learner.student, inputs, self.noise, views)
+        targets = self.data.targets(modality, rows, view)
         if self.read_teacher is None:
-            return output, None
-        if self.own and self.read_teacher.augmentation == self.own:
-            first.set_state(view)  # as released: a pair shares one random view
-        return output, self.read_teacher(rows, self.noise)
+            return output, None, targets
+        shared = None
+        if view is not None and self.shares and self.read_teacher.augments:  # as released
+            shared = self.data.complete_view(view, self.config.teacher, self.noise.first)
+        return output, self.read_teacher(rows, self.noise, shared), targets
 
     def compare(
         self, rows: torch.Tensor, progress: float = 1.0
-    ) -> tuple[LossTerms, ModelOutput, ModelOutput | None]:
-        """The loss terms of some training rows, and what they were computed from."""
-        mine, theirs = self.look(rows)
-        batch = Batch(self.data.labels[rows], self.place[rows], progress)
-        return self.learner.method(mine, theirs, batch), mine, theirs
+    ) -> tuple[LossTerms, ModelOutput, ModelOutput | None, Batch]:
+        """The loss terms of some training rows, and what they were computed from; no terms where
+        there is nothing to learn from them."""
+        mine, theirs, targets = self.look(rows)
+        batch = Batch(targets, self.place[rows], progress)
+        if self.data.masks is not None:
+            mine, theirs, batch = self._fold(mine, theirs, batch)
+            if not len(batch.labels):
+                return {}, mine, theirs, batch  # not one pixel of these has a class
+        return self.learner.method(mine, theirs, batch), mine, theirs, batch
+
+    def _fold(
+        self, mine: ModelOutput, theirs: ModelOutput | None, batch: Batch
+    ) -> tuple[ModelOutput, ModelOutput | None, Batch]:
+        """Images as their pixels, see `fdlab.methods.pixels`."""
+        sizes = self.learner.method.sizes
+        (last,) = sizes.student.pick("last")
+        pixels = find_pixels(mine, batch.labels, last)
+        if theirs is not None:
+            theirs = fold(theirs, pixels, *sizes.teacher.pick("last"))
+        return fold(mine, pixels, last), theirs, replace(batch, labels=pixels.labels, pixels=pixels)
 
     def update(self, terms: LossTerms) -> None:
         """One step down the sum of the terms."""
@@ -117,7 +137,8 @@ def train(
 ) -> Trained:
     """Train one student by one method; `report` is told of every finished epoch.
 
-    The loop reads nothing back from the device inside an epoch. A last batch of a single sample is
+    The loop reads nothing back from the device inside an epoch; in segmentation each step waits for
+    the number of its labelled pixels. A last batch of a single sample is
     left out, since batch norm has no variance there.
     """
     trainer = Trainer(config, data, teacher_model, device)
@@ -138,14 +159,18 @@ def train(
             learner.train()
             tally = _Tally()
             for rows in _shuffle(data.rows["train"], config.train.batch_size, order):
-                terms, mine, theirs = trainer.compare(rows, (epoch + 1) / epochs)
-                if step in steps:
-                    probes[step] = probe_terms(
-                        terms, mine, theirs, list(learner.student.parameters())
-                    )
+                terms, mine, theirs, batch = trainer.compare(rows, (epoch + 1) / epochs)
                 step += 1
+                if not terms:
+                    continue
+                if step - 1 in steps:
+                    probes[step - 1] = probe_terms(
+                        terms, mine, theirs, list(learner.student.parameters()), learner.last
+                    )
                 trainer.update(terms)
-                tally.add(terms, mine.logits, data.labels[rows])
+                tally.add(terms, mine.logits, batch.labels)
+            if not tally.samples:
+                raise UserError(f"{config.label}: not one training pixel has a class")
             _log_epoch(trained, tally.read() | {"lr": rate}, config)
             _judge(trained, learner, data, last=epoch + 1 == epochs)
             report(epoch + 1)
@@ -174,8 +199,30 @@ class _Tally:
         return dict(zip(names, sums.tolist(), strict=True))
 
 
-def _augmentation(config: RunConfig, data: PairedData, modality: str) -> str:
-    return data.store.dataset.modalities[modality].augment if config.train.augment else ""
+def build_optimiser(train: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam, as the recipe says; a teacher that trains too is under its
+    student's recipe, as both are one network's in the releases."""
+    given = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "foreach": True}
+    if train.optimiser == "adam":
+        return torch.optim.Adam(parameters, **given)
+    return torch.optim.SGD(parameters, momentum=train.momentum, **given)
+
+
+def _require_same_pixels(config: RunConfig, data: PairedData, shared: bool) -> None:
+    """Where pixels are compared, both networks have to see the same ones."""
+    sizes = [data.sizes[side] for side in (config.student, config.teacher)]
+    drawn = any(_augments(config, data, side) for side in (config.student, config.teacher))
+    if sizes[0] != sizes[1] or (drawn and not shared):
+        raise UserError(
+            f"{config.label}: {config.student} {sizes[0]} and {config.teacher} {sizes[1]} are not "
+            "seen pixel by pixel alike: expected one size and one kind of augmentation"
+        )
+
+
+def _augments(config: RunConfig, data: PairedData, modality: str) -> bool:
+    """Whether a modality's training inputs are random: augmented, or drawn from frames."""
+    side = data.store.dataset.modalities[modality]
+    return config.train.augment and bool(side.augment or side.frames)
 
 
 def _build_learner(
@@ -185,7 +232,7 @@ def _build_learner(
         data.store, config.student, width=config.width, seed=config.seed, start=config.start
     )
     if config.weights:
-        load_weights(student, Path(config.weights))
+        load_weights(student, config.weights)
     student, rows = place(student, device), data.rows["train"]
     sides = ((student, config.student), (teacher_model, config.teacher))
     mine, theirs = (
@@ -195,7 +242,8 @@ def _build_learner(
     sizes = Sizes(mine, theirs, data.store.dataset.classes, data.labels[rows])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "heads"))
-        method = build_method(config.method, config.options, sizes)
+        task = data.store.dataset.task
+        method = build_method(config.method, config.options, sizes, task)
     peer = teacher_model if method.teaching in (TUNED, FRESH) else None
     return Learner(student, method.to(device), config.student, peer)
 
@@ -217,7 +265,7 @@ def _log_epoch(trained: Trained, values: dict[str, float], config: RunConfig) ->
 
 
 def _judge(trained: Trained, learner: Learner, data: PairedData, last: bool) -> None:
-    """Log every head's accuracy; keep weights and predictions of the best epoch and of the last."""
+    """Log every head's score; keep weights and predictions of the best epoch and of the last."""
     predictions = learner.predict(data)
     for name, value in score(predictions, data).items():
         trained.curves.setdefault(name, []).append(value)

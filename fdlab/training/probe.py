@@ -25,19 +25,21 @@ def probe_terms(
     student: ModelOutput,
     teacher: ModelOutput | None,
     parameters: list[torch.Tensor],
+    last: str = "",
 ) -> Probe:
     """Gradient of every term at the student's feature and at its network's parameters, one batch.
 
     terms: name → scalar, T of them, weights included. Returns `value` (T,); `feature` and
     `parameters` (T, T): the inner products of the terms' gradients, whose diagonal holds the
     squared norms, at the last map before its pooling and at the parameters; `student` and, with a
-    teacher, `teacher` (N, D): the pooled features themselves. The map, and not the pooled vector,
-    since the network's own head pools after the ReLU and would not pass through the vector at all.
-    A term that does not reach a place has a zero gradient there. The graph is kept, so that the
-    step can go on.
+    teacher, `teacher` (N, D): the features themselves, in segmentation of every position. The map,
+    and not the pooled vector, since the network's own head pools after the ReLU and would not pass
+    through the vector at all. last: the name of that map; where there is none, or the network's
+    feature is not its mean (BERT), the feature itself. A term that does not reach a place has a
+    zero gradient there. The graph is kept, so that the step can go on.
     """
-    last = [*student.maps.values(), student.feature][-2 if student.maps else -1]
-    places = {"feature": [last], "parameters": parameters}
+    last_map = student.maps[last] if last else student.feature
+    places = {"feature": [last_map], "parameters": parameters}
     rows: dict[str, list[torch.Tensor]] = {place: [] for place in places}
     for term in terms.values():
         wanted = [tensor for tensors in places.values() for tensor in tensors]

@@ -5,7 +5,8 @@ A run is a plain folder `outputs/runs/<fingerprint>/`:
     record.json                   the `RunRecord`
     validation.safetensors        weights of the best epoch on the validation split
     last.safetensors              weights of the last epoch
-    predictions.safetensors       <moment>/<split>/<head> → (n, K) logits, rows in split order
+    predictions.safetensors       <moment>/<split>/<head> → (n, K) logits, rows in split order; in
+                                  segmentation (n, K, 3) pixel counts, and <moment>/test/map
     probes.safetensors            gradients of the loss terms, where the configuration asks for them
 """
 
@@ -34,14 +35,14 @@ from fdlab.core.files import checksum, checksums, find_damage, replace_folder
 from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.progress import say, track
 from fdlab.core.records import RunRecord, Score
-from fdlab.data import DATASETS
-from fdlab.data.paired import EVALUATION_BATCH, PairedData
-from fdlab.data.store import Store, prepare
+from fdlab.data.paired import PairedData
+from fdlab.data.store import Store, find_dataset, prepare
 from fdlab.methods import METHODS
 from fdlab.methods.base import DRIFTING, FRESH, TUNED, resolve_method_options
 from fdlab.models import MODELS
-from fdlab.models.build import build_model, place, read_weights
+from fdlab.models.build import build_model, find_weights, place, read_weights
 from fdlab.models.settle import settle_norms
+from fdlab.training.evaluate import judge_samples
 from fdlab.training.loop import Trained, train
 
 CODE = (
@@ -69,12 +70,20 @@ class Run:
     def predictions(self) -> dict[str, np.ndarray]:
         return load_file(self.folder / "predictions.safetensors")
 
-    def read_logits(self, split: str = "test", head: str = "raw", moment: str = "validation"):
-        """(n, K) logits in the split's order."""
+    def read_predictions(
+        self, split: str = "test", head: str = "raw", moment: str = "validation"
+    ) -> np.ndarray:
+        """(n, K) logits, or in segmentation (n, K, 3) pixel counts, in the split's order."""
         name = f"{moment}/{split}/{head}"
         if name not in self.predictions:
             raise name_unknown("prediction", name, sorted(self.predictions))
         return self.predictions[name]
+
+    def judge(
+        self, labels: np.ndarray, split: str = "test", head: str = "raw", moment: str = "validation"
+    ) -> np.ndarray:
+        """(n,) float64 score of every sample, see `judge_samples`; labels: the split's."""
+        return judge_samples(self.read_predictions(split, head, moment), labels)
 
     @functools.cached_property
     def probes(self) -> dict[str, np.ndarray]:
@@ -90,7 +99,9 @@ class Run:
     def load_student(self, store: Store, moment: str = "validation") -> nn.Module:
         """The student network in eval mode on the CPU."""
         config = self.record.config
-        model = build_model(store, config.student, width=config.width, seed=config.seed)
+        model = build_model(
+            store, config.student, width=config.width, seed=config.seed, pretrained=False
+        )
         weights = read_weights(self.folder / f"{moment}.safetensors")
         own = {
             k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")
@@ -105,16 +116,16 @@ def complete(config: RunConfig) -> RunConfig:
     A method without a teacher loses its teacher, so that one unimodal run serves every direction;
     one with a teacher gets `teacher_seed` = `seed` where none is given.
     """
-    dataset = DATASETS[config.dataset]
+    dataset = find_dataset(config.dataset)
     method = METHODS[config.method]
     if dataset.is_features:
         raise UserError(f"{config.dataset} holds features, not inputs: there is nothing to train")
     for modality in filter(None, (config.student, config.teacher, config.start)):
         if modality not in dataset.modalities:
             raise name_unknown(f"modality of {config.dataset}", modality, dataset.modalities)
-    if config.weights and not Path(config.weights).is_file():
-        raise UserError(f"{config.weights}: no such weights file")
-    options = resolve_method_options(config.method, config.options)
+    if config.weights:
+        find_weights(config.weights)
+    options = resolve_method_options(config.method, config.options, dataset.task)
     config = replace(config, start="" if config.start == config.student else config.start)
     if not method.needs:
         plain = {"teacher": None, "teacher_seed": None, "teacher_kind": "trained"}
@@ -172,13 +183,15 @@ def fingerprint(config: RunConfig, store: Store) -> str:
     """16 hexadecimal digits of a completed configuration, the data's content and the code."""
     teacher = find_teacher(config)
     dataset = store.dataset
-    sides = {dataset.modalities[m].model for m in (config.student, config.teacher) if m}
+    sides = {m: dataset.modalities[m] for m in (config.student, config.teacher) if m}
     modules = ["fdlab.training.loop", *METHODS.find_modules(config.method)]
-    modules += [MODELS.find_module(name) for name in sides]
-    content = checksum(Path(config.weights)) if config.weights else ""
+    modules += {MODELS.find_module(side.model) for side in sides.values()}
+    content = checksum(find_weights(config.weights)) if config.weights else ""
     parts: dict[str, Any] = {
         "config": replace(config, weights=content),
         "data": store.digest,
+        "sides": sides,
+        "classes": dataset.classes,
         "teacher": fingerprint(teacher, store) if teacher else None,
         "code": code_digest(modules, inside=CODE),
         "threads": count_threads(),
@@ -265,7 +278,7 @@ def build_untrained(
     Its batch norm is settled on the training inputs; our choice, see `settle_norms`.
     """
     model = place(build_model(store, modality, width=width, seed=seed), data.labels.device)
-    rows = data.rows["train"].split(EVALUATION_BATCH)
+    rows = data.rows["train"].split(data.evaluation_batch)
     return settle_norms(model.eval(), (data.batch(modality, part) for part in rows))
 
 
@@ -293,7 +306,7 @@ def _train(config: RunConfig, store: Store, folder: Path, device: torch.device) 
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
     sides = [side for side in (config.student, config.teacher) if side]
-    data = PairedData.load(store, sides, device)
+    data = PairedData.load(store, sides, device, config.train.side)
     model, teacher = load_teacher(config, data)
     label = f"{config.direction} {config.method} seed {config.seed}"
     with measure(device) as cost, track(label, config.train.epochs) as report:

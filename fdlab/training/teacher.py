@@ -10,8 +10,8 @@ from torch import nn
 
 from fdlab.core.config import RunConfig
 from fdlab.core.seeding import derive_seed
-from fdlab.data.augment import augment, strengthen
-from fdlab.data.paired import EVALUATION_BATCH, PairedData
+from fdlab.data.augment import View, strengthen
+from fdlab.data.paired import PairedData
 from fdlab.methods.base import DRIFTING, Method
 from fdlab.models.mode import freeze
 from fdlab.models.output import ModelOutput, describe
@@ -33,12 +33,10 @@ class Noise:
 def look(
     model: Callable[[torch.Tensor], ModelOutput],
     inputs: torch.Tensor,
-    augmentation: str,
     noise: Noise,
     views: int,
 ) -> ModelOutput:
-    """A network's output for augmented inputs, with its `second` where there are two views."""
-    inputs = augment(augmentation, inputs, noise.first)
+    """A network's output for (augmented) inputs, with its `second` where there are two views."""
     output = model(inputs)
     if views > 1:
         output.second = model(strengthen(inputs, noise.second))
@@ -50,11 +48,11 @@ class Teacher:
 
     Where the teacher's input is not augmented, its outputs for all training rows are computed at
     the start and reused, if they take at most `CACHE_BYTES`; otherwise each batch is a forward pass
-    on the (augmented) input. maps: names of the maps that the method reads; others are dropped.
-    order: row → the row whose output it gets instead, for the controls that shuffle; else None.
-    constant: every row gets the mean of the un-augmented outputs over the training rows. drifting:
-    batch norm runs in training mode, on each batch's own statistics. views: 2 to read a stronger
-    view too, with nothing stored.
+    on the (augmented) input. augments: whether its input is. maps: names of the maps that the
+    method reads; others are dropped. order: row → the row whose output it gets instead, for the
+    controls that shuffle; else None. constant: every row gets the mean of the un-augmented outputs
+    over the training rows. drifting: batch norm runs in training mode, on each batch's own
+    statistics. views: 2 to read a stronger view too, with nothing stored.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class Teacher:
         model: nn.Module,
         data: PairedData,
         modality: str,
-        augmentation: str,
+        augments: bool,
         maps: set[str] = frozenset(),
         order: torch.Tensor | None = None,
         constant: bool = False,
@@ -71,7 +69,7 @@ class Teacher:
     ):
         self.model, self.data, self.order, self.maps = freeze(model), data, order, maps
         self.modality, self.views = modality, views
-        self.augmentation = "" if constant else augmentation
+        self.augments = augments and not constant
         self.cache: ModelOutput | None = None
         self.constant = constant
         if drifting:
@@ -80,14 +78,16 @@ class Teacher:
                     part.training = True
         elif constant:
             self.cache = self._average()
-        elif not augmentation and views == 1 and self._count_bytes() <= CACHE_BYTES:
+        elif not augments and views == 1 and self._count_bytes() <= CACHE_BYTES:
             rows = data.rows["train"]
             self.place = torch.full_like(data.labels, -1)  # row number → position in the cache
             self.place[rows] = torch.arange(len(rows), device=rows.device)
-            parts = [self._forward(data.batch(modality, r)) for r in rows.split(EVALUATION_BATCH)]
+            parts = rows.split(data.evaluation_batch)
+            parts = [self._forward(data.batch(modality, part)) for part in parts]
             self.cache = ModelOutput.join(parts)
 
-    def __call__(self, rows: torch.Tensor, noise: Noise) -> ModelOutput:
+    def __call__(self, rows: torch.Tensor, noise: Noise, view: View | None = None) -> ModelOutput:
+        """view: the student's random view, where the two share it; else an own one is drawn."""
         if self.order is not None:
             rows = self.order[rows]
         if self.constant:
@@ -97,8 +97,9 @@ class Teacher:
         if self.cache is not None:
             place = self.place[rows]
             return self.cache.apply(lambda x: x[place])
-        inputs = self.data.batch(self.modality, rows)
-        return look(self._forward, inputs, self.augmentation, noise, self.views)
+        if view is None and self.augments:
+            view = self.data.draw(self.modality, len(rows), noise.first)
+        return look(self._forward, self.data.batch(self.modality, rows, view), noise, self.views)
 
     @torch.no_grad()
     def _forward(self, inputs: torch.Tensor) -> ModelOutput:
@@ -107,7 +108,7 @@ class Teacher:
     def _average(self) -> ModelOutput:
         """One row: the mean over all training rows."""
         rows, total = self.data.rows["train"], None
-        for part in rows.split(EVALUATION_BATCH):
+        for part in rows.split(self.data.evaluation_batch):
             output = self._forward(self.data.batch(self.modality, part))
             sums = output.apply(lambda x: x.sum(dim=0, keepdim=True))
             total = (
@@ -121,6 +122,8 @@ class Teacher:
         rows = self.data.rows["train"]
         side = describe(self.model, self.data.batch(self.modality, rows[:1]))
         shapes = [x for name, x in (side.maps | side.blocks).items() if name in self.maps]
+        if self.data.masks is not None:
+            shapes.append((self.data.store.dataset.classes, *self.data.sizes[self.modality]))
         return 4 * len(rows) * sum(math.prod(shape) for shape in shapes)
 
 
@@ -128,18 +131,19 @@ class Peer:
     """Outputs of a teacher that trains: forward passes in the mode that it is in, with gradient."""
 
     def __init__(
-        self, model: nn.Module, data: PairedData, modality: str, augmentation: str, views: int
+        self, model: nn.Module, data: PairedData, modality: str, augments: bool, views: int
     ):
         self.model, self.data, self.modality = model, data, modality
-        self.augmentation, self.views = augmentation, views
+        self.augments, self.views = augments, views
 
-    def __call__(self, rows: torch.Tensor, noise: Noise) -> ModelOutput:
-        inputs = self.data.batch(self.modality, rows)
-        return look(self.model, inputs, self.augmentation, noise, self.views)
+    def __call__(self, rows: torch.Tensor, noise: Noise, view: View | None = None) -> ModelOutput:
+        if view is None and self.augments:
+            view = self.data.draw(self.modality, len(rows), noise.first)
+        return look(self.model, self.data.batch(self.modality, rows, view), noise, self.views)
 
 
 def seat_teacher(
-    config: RunConfig, data: PairedData, model: nn.Module, augmentation: str, method: Method
+    config: RunConfig, data: PairedData, model: nn.Module, augments: bool, method: Method
 ) -> Teacher:
     """The frozen teacher of a run, of the kind that the configuration asks for
     (`TEACHER_KINDS`)."""
@@ -149,12 +153,15 @@ def seat_teacher(
         order = _shuffle_rows(
             data, derive_seed(config.seed, "teacher", config.teacher_kind), within
         )
+    maps = method.teacher_maps
+    if data.masks is not None:
+        maps = maps | set(method.sizes.teacher.pick("last"))  # its positions are the feature
     return Teacher(
         model,
         data,
         config.teacher,
-        augmentation,
-        method.teacher_maps,
+        augments,
+        maps,
         order,
         constant=config.teacher_kind == "constant",
         drifting=method.teaching == DRIFTING,
