@@ -10,6 +10,7 @@ from scipy import stats
 
 from fdlab.core.errors import UserError
 from fdlab.core.results import read_result, write_result
+from fdlab.data import DATASETS
 from fdlab.figures import methods as figures
 from fdlab.methods import METHODS
 from fdlab.reference import read_table
@@ -56,6 +57,14 @@ def test_a_table_of_ones_own_changes_the_runs(plan, tmp_path):
     assert first == {"fdcmkd_bands": "low", "kd_temperature": 2}
 
 
+def test_the_projects_table_leaves_a_tasks_own_default_and_ones_own_does_not(tmp_path):
+    assert choose_options(read_settings(), "pkd") == {"weight": 6.0}
+    assert "pkd_compare" not in choose_options(read_settings(), "kd+pkd")
+    table = tmp_path / "mine.csv"
+    table.write_text("method,option,value,source\npkd,compare,pooled,ours\n")
+    assert choose_options(read_settings(str(table)), "pkd") == {"compare": "pooled"}
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -78,7 +87,13 @@ def test_no_such_table_is_refused(tmp_path):
 
 
 def test_all_is_every_method_and_none_comes_first():
-    assert choose_methods(["all"]) == list(METHODS)
+    for task, others in (("classification", {"mmanet", "cirkd"}), ("segmentation", {"at", "dml"})):
+        found = choose_methods(["all"], task)
+        sums = ["cirkd+fdcmkd"] if task == "segmentation" else []  # Table 5's
+        assert found == [name for name in METHODS if name in found] + sums and found[0] == "none"
+        assert not others & {*found} and {"fdcmkd"} < {*found} - {*sums} < {*METHODS}
+        assert task != "classification" or {*METHODS} - {*found} == others
+    assert choose_methods(["all"]) == choose_methods(["all"], "classification")
     assert choose_methods(["kd", "none"]) == ["none", "kd"]
     with pytest.raises(UserError, match="fdcmkd"):
         choose_methods(["fdckmd"])
@@ -102,8 +117,9 @@ def test_published_ranks_are_those_of_the_table_and_nkd_is_nckd():
     assert set(ranks) == {"none", "kd", "nckd", "fdcmkd"}
     assert (ranks["fdcmkd"] == 1).all()
     rows = {row["method"]: row for row in read_table(TABLE)}
-    assert find_published("cremad", "visual2audio", "nckd") == float(rows["nkd"]["cremad_audio"])
-    assert find_published("cremad", "visual2audio", "nkd") is None
+    cremad = DATASETS["cremad"]
+    assert find_published(cremad, "visual2audio", "nckd") == float(rows["nkd"]["cremad_audio"])
+    assert find_published(cremad, "visual2audio", "nkd") is None
 
 
 def test_agreement_is_kendalls_tau_with_the_mean_published_rank():

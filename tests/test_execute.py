@@ -247,7 +247,8 @@ def test_a_damaged_output_is_noticed_named_and_made_again(finished, capsys):
 
 
 def test_publishing_copies_and_fills_the_gallery(finished, isolated_home):
-    (isolated_home / "README.md").write_text(f"# x\n\n{BEGIN}\nstale words\n{END}\n\ntail\n")
+    begin, end = BEGIN.format("gallery"), END.format("gallery")
+    (isolated_home / "README.md").write_text(f"# x\n\n{begin}\nstale words\n{end}\n\ntail\n")
     folder = publish("digits", "smoke")
     text = write_gallery("digits", "smoke").read_text()
     assert text.startswith("# x") and text.endswith("tail\n") and "stale words" not in text

@@ -279,7 +279,7 @@ def test_runs_are_found_beside_their_teachers_and_nothing_is_trained(runs, monke
     assert not [m for m in found if m.student == lonely and m.teacher == audio]
     view = View(preset="smoke", method="kd", run=distilled, node="layer1", measure="cka")
     scene = shelf.examine(view)
-    assert (scene.n, scene.dim) == (len(runs[0].read_logits()), 8)
+    assert (scene.n, scene.dim) == (len(runs[0].read_predictions()), 8)
     with pytest.raises(UserError, match="unknown run"):
         shelf.examine(replace(view, run="0" * 16))
     assert shelf.settle(replace(view, seed=7)).seed in (0, 1)

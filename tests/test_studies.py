@@ -12,6 +12,7 @@ from scipy import stats as scipy_stats
 from fdlab.core.errors import UserError
 from fdlab.core.estimate import Estimate
 from fdlab.core.results import read_result, write_result
+from fdlab.data import DATASETS
 from fdlab.studies import claims, stats
 from fdlab.studies.comparison import compare_methods, find_published
 from fdlab.studies.contrast import contrast_gaps, judge
@@ -114,10 +115,10 @@ def test_a_comparison_pairs_seeds_and_samples(smoke):
 
 
 def test_published_numbers_stand_beside_the_papers_data_sets_alone():
-    assert find_published("cremad", "audio2visual", "fdcmkd") == 71.0
-    assert find_published("cremad", "visual2audio", "none") == 62.4
-    assert find_published("", "audio2image", "fdcmkd") is None
-    assert find_published("cremad", "audio2visual", "heads_only") is None
+    assert find_published(DATASETS["cremad"], "audio2visual", "fdcmkd") == 71.0
+    assert find_published(DATASETS["cremad"], "visual2audio", "none") == 62.4
+    assert find_published(DATASETS["digits"], "audio2image", "fdcmkd") is None
+    assert find_published(DATASETS["cremad"], "audio2visual", "heads_only") is None
 
 
 def test_following_a_run_reports_every_rule(smoke):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import importlib
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 
 from fdlab.core.errors import UserError
 from fdlab.core.files import read_json, write_json
+
+PICTURES = ("uint8", "uint16", "float16")  # compressed, as nobody reads them number by number
 
 
 def write_result(path: Path, result: Any) -> None:
@@ -29,6 +33,10 @@ def _encode(value: Any) -> Any:
         kind = type(value)
         fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"__type__": f"{kind.__module__}:{kind.__qualname__}"} | fields
+    if isinstance(value, np.ndarray) and str(value.dtype) in PICTURES:
+        content = value.astype(value.dtype.newbyteorder("<")).tobytes()
+        packed = base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+        return {"__array__": str(value.dtype), "shape": list(value.shape), "packed": packed}
     if isinstance(value, np.ndarray):
         items = value.ravel().tolist()
         if value.dtype == np.float32:
@@ -58,6 +66,11 @@ def _decode(value: Any, path: Path) -> Any:
         return value
     if "__float__" in value:
         return float(value["__float__"])
+    if "packed" in value:
+        content = zlib.decompress(base64.b64decode(value["packed"]))
+        kind = np.dtype(value["__array__"])
+        found = np.frombuffer(content, kind.newbyteorder("<")).astype(kind)
+        return found.reshape(value["shape"])
     if "__array__" in value:
         items = np.array(_decode(value["values"], path), dtype=value["__array__"])
         return items.reshape(value["shape"])

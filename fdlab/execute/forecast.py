@@ -18,9 +18,8 @@ from fdlab.core.device import (
     describe_device,
     measure,
 )
-from fdlab.data import DATASETS
 from fdlab.data.paired import PairedData
-from fdlab.data.store import find_store, prepare
+from fdlab.data.store import find_dataset, find_store, prepare
 from fdlab.execute.ledger import stem_of
 from fdlab.execute.parameters import read_parameters
 from fdlab.execute.suite import SuiteRun
@@ -34,6 +33,7 @@ from fdlab.studies.gradients import configure_probes
 from fdlab.studies.methods import configure_survey
 from fdlab.studies.plan import Plan, make_plan
 from fdlab.studies.protocol import configure_audit
+from fdlab.studies.segmentation import configure_segmentation
 from fdlab.studies.sensitivity import configure_grid
 from fdlab.studies.similarity import configure_similarity
 from fdlab.training.evaluate import JUDGED
@@ -57,6 +57,8 @@ NEEDS: dict[str, Needs] = {
     "methods": lambda plan, p: configure_survey(
         plan, p["methods"], p["directions"], p["hyperparameters"], p["trials"]),
     "embedding": lambda plan, p: configure_embedding(plan, p["direction"], p["methods"]).values(),
+    "segmentation": lambda plan, p: configure_segmentation(
+        plan, p["methods"], p["directions"]).values(),
     "ablation": lambda plan, p: configure_ablation(plan, p["tables"], p["directions"]).values(),
     "sensitivity": lambda plan, p: configure_grid(plan, p["weights"], p["directions"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
@@ -98,7 +100,7 @@ class Forecast:
 
 def forecast(suite: SuiteRun) -> Forecast:
     """Count and estimate; nothing is trained, and no data set is built."""
-    definition = DATASETS[suite.dataset]
+    definition = find_dataset(suite.dataset)
     plan = make_plan(suite.dataset, suite.preset)
     if find_store(suite.dataset, plan.data_options) is None and not definition.is_features:
         basis = f"the data set comes first: fdlab data prepare {suite.dataset}"
@@ -116,7 +118,7 @@ def forecast(suite: SuiteRun) -> Forecast:
 def _list_needs(notebook: str, suite: SuiteRun) -> list[RunConfig]:
     """Completed configurations of a notebook's runs and of their teachers."""
     stem = stem_of(notebook)
-    if stem not in NEEDS or DATASETS[suite.dataset].is_features:
+    if stem not in NEEDS or find_dataset(suite.dataset).is_features:
         return []
     own = read_parameters(paths.notebooks() / f"{notebook}.ipynb")
     values = {name: p.default for name, p in own.items()} | {
@@ -171,7 +173,7 @@ def _describe_kind(config: RunConfig) -> tuple:
 def _time_epoch(config: RunConfig, device: torch.device) -> float:
     """Seconds of one epoch: the student's steps, a teacher's forward passes, the evaluation."""
     store = prepare(config.dataset, config.data_options)
-    data = PairedData.load(store, [config.student], device)
+    data = PairedData.load(store, [config.student], device, config.train.side)
     model = place(build_model(store, config.student, width=config.width, seed=0), device)
     batch = data.batch(config.student, data.rows["train"][: config.train.batch_size])
     torch.set_num_threads(count_threads())

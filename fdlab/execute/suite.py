@@ -23,7 +23,7 @@ from fdlab.core.device import cores
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.fingerprint import digest
 from fdlab.core.progress import VARIABLE, listen, say, track
-from fdlab.data import DATASETS
+from fdlab.data.store import find_dataset
 from fdlab.execute import engine, ledger
 from fdlab.execute.page import export_notebook, write_page
 from fdlab.execute.parameters import check_values, read_notebook, read_parameters
@@ -64,12 +64,30 @@ class Summary:
         return len(self.ran) + len(self.found) + len(self.failed)
 
 
-def read_suites() -> dict[str, list[str]]:
-    """Suite → notebooks, from `suites.yml`; `all` joins them."""
-    text = resources.files("fdlab").joinpath("suites.yml").read_text(encoding="utf-8")
-    suites = yaml.safe_load(text)
+def read_suites(dataset: str = "") -> dict[str, list[str]]:
+    """Suite → notebooks, from `suites.yml`; `all` joins them.
+
+    Of a suite that names its data sets, the notebooks for `dataset`, or all of them where that is
+    none of them.
+    """
+    suites = {}
+    for suite, names in _read_file().items():
+        if isinstance(names, dict):
+            names = names.get(dataset) or [name for each in names.values() for name in each]
+        suites[suite] = sorted(dict.fromkeys(names), key=lambda name: name == REPORT)
     every = list(dict.fromkeys(name for names in suites.values() for name in names))
     return suites | {"all": sorted(every, key=lambda name: (name == REPORT, name))}
+
+
+def list_datasets(suite: str) -> list[str]:
+    """The data sets that a suite runs on where none is asked for."""
+    named = _read_file().get(suite)
+    return list(named) if isinstance(named, dict) else ["digits"]
+
+
+def _read_file() -> dict[str, list[str] | dict[str, list[str]]]:
+    text = resources.files("fdlab").joinpath("suites.yml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
 
 
 def plan_suite(
@@ -83,14 +101,14 @@ def plan_suite(
     force: bool = False,
 ) -> SuiteRun:
     """Check everything that can be wrong before anything runs."""
-    suites = read_suites()
+    suites = read_suites(dataset)
     if suite not in suites:
         raise name_unknown("suite", suite, suites)
     if not 1 <= jobs <= cores():
         raise UserError(f"--jobs is {jobs}: expected 1 to {cores()}, the cores of this machine")
     find_preset(preset)
-    definition = DATASETS[dataset]
-    notebooks = _choose(suites[suite], only)
+    definition = find_dataset(dataset)
+    notebooks = [name for name in _choose(suites[suite], only) if _suits(name, definition.task)]
     values = {"dataset": dataset, "preset": preset} | (values or {})
     if (values["dataset"], values["preset"]) != (dataset, preset):
         raise UserError("dataset and preset are given by --dataset and --preset, not by -p")
@@ -122,7 +140,7 @@ def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
     plan.choose_directions(values.get("directions"))
     if "direction" in values:
         plan.choose_directions([values["direction"]])
-    choose_methods(values.get("methods", []))
+    choose_methods(values.get("methods", []), plan.definition.task)
     METHODS[values.get("method", "none")]
     read_settings(values.get("hyperparameters", ""))
     require_trials(values.get("trials", 0))
@@ -174,7 +192,7 @@ def _run_locked(suite: SuiteRun) -> Summary:
                     stop.set()  # nothing new starts, and the kernels at work end
                     engine.stop_kernels()
                     raise
-    write_page(suite.folder, suite.dataset, suite.preset, read_suites()["all"])
+    write_page(suite.folder, suite.dataset, suite.preset, read_suites(suite.dataset)["all"])
     return summary
 
 
@@ -246,6 +264,11 @@ def _source(name: str) -> Path:
 
 def _trains(name: str) -> bool:
     return bool(read_notebook(_source(name)).metadata.get("fdlab", {}).get("trains"))
+
+
+def _suits(name: str, task: str) -> bool:
+    """Whether a notebook is for data sets of a task; most are for all."""
+    return read_notebook(_source(name)).metadata.get("fdlab", {}).get("task", task) == task
 
 
 def _choose(notebooks: list[str], only: str) -> list[str]:

@@ -12,14 +12,14 @@ from fdlab.figures.style import INK, arrow, color_method, mark_method, name_meth
 from fdlab.studies.comparison import Cell, Comparison
 
 
-def draw_accuracy(axis, result: Comparison, direction: str) -> None:
-    """Accuracy per method: interval over seeds, each seed as a dot."""
+def draw_score(axis, result: Comparison, direction: str) -> None:
+    """Score per method: interval over seeds, each seed as a dot."""
     _draw_rows(
         axis,
         [(m, result.find(direction, m).accuracy["validation"]) for m in result.methods],
         {m: result.find(direction, m).values["validation"] for m in result.methods},
     )
-    axis.set_xlabel("test accuracy (%)")
+    axis.set_xlabel(f"test {result.metric} (%)")
 
 
 def draw_gain(axis, result: Comparison, direction: str) -> None:
@@ -52,7 +52,7 @@ def _draw_rows(axis, rows: list[tuple[str, Estimate]], seeds: dict[str, np.ndarr
 
 def plates(result: Comparison, venue: str = "aaai") -> dict[str, Plate]:
     return {
-        "accuracy": _draw(result, venue, draw_accuracy, len(result.methods)),
+        "accuracy": _draw(result, venue, draw_score, len(result.methods)),
         "gain": _draw(result, venue, draw_gain, len(result.methods) - 1),
     }
 
@@ -101,7 +101,7 @@ def tables(result: Comparison, marks: str = "tested") -> dict[str, Table]:
         ),
         "contrasts": (
             contrasts,
-            f"Paired differences in test accuracy {about}. {explain_contrast('the second')}",
+            f"Paired differences in test {result.metric} {about}. {explain_contrast('the second')}",
         ),
         "settings": (
             [
@@ -138,7 +138,7 @@ def _describe(result: Comparison, cell: Cell, marks: str) -> dict[str, str]:
     row = {
         "direction": cell.direction,
         "method": cell.method,
-        "accuracy (%)": cell.accuracy["validation"].format(1)
+        f"{result.metric} (%)": cell.accuracy["validation"].format(1)
         + MARKS[result.marks[marks][cell.direction][cell.method]],
         "minus none": "" if plain else gap.both.format(1, sign=True),
         "p": "" if plain else f"{gap.holm:.3f}",

@@ -9,36 +9,82 @@ import pandas as pd
 
 from fdlab.data.dataset import SPLITS
 from fdlab.figures.plate import Plate, Table
-from fdlab.figures.style import color_modality
+from fdlab.figures.style import color_classes, color_modality
 from fdlab.studies.data import Overview
 
+FEW = 12  # classes whose names fit below a column's figure
+SIDE_BY_SIDE = 40  # letters of names that fit there in one line
 SPLIT_COLORS = ("#44AA99", "#DDCC77", "#882255")
 
 
 def draw_counts(axis, result: Overview) -> None:
     """Events per class and split."""
-    places = np.arange(len(result.counts["train"]))
+    places = np.arange(len(result.names))
     for i, split in enumerate(SPLITS):
         axis.bar(places + 0.27 * (i - 1), result.counts[split], 0.25, color=SPLIT_COLORS[i],
                  label=split)  # fmt: skip
-    axis.set_xticks(places)
-    axis.set_xlabel("class")
+    words = [textwrap.shorten(name, 18, placeholder="…") for name in result.names]
+    numbered = all(name.isdigit() for name in words)
+    axis.set_xticks(places, words)
+    if not numbered and sum(len(name) + 2 for name in words) > SIDE_BY_SIDE:
+        few = len(words) <= FEW
+        for label in axis.get_xticklabels():
+            label.set(rotation=30 if few else 90, rotation_mode="anchor", ha="right",
+                      va="top" if few else "center", fontsize=7 if few else 6)  # fmt: skip
+    if numbered or result.masks.size:
+        axis.set_xlabel("kind of scene" if result.masks.size else "class")
     axis.set_ylabel("events")
     axis.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
+def title(result: Overview, label: int) -> str:
+    """A column's heading: the class, by its name where it has one."""
+    name = result.names[label]
+    return f"class {name}" if name.isdigit() else textwrap.shorten(name, 14, placeholder="…")
+
+
+def shorten(sentence: str) -> str:
+    """A sentence below a column: at most four narrow lines."""
+    return textwrap.fill(sentence, 17, max_lines=4, placeholder=" …")
+
+
 def draw_example(axis, result: Overview, modality: str, index: int) -> None:
-    """One event: a map as an image (low frequencies at the bottom), a vector as a line."""
-    example = np.asarray(result.examples[modality][index], dtype=float)
+    """One event: a picture, a depth map, a spectrogram (low frequencies at the bottom), a vector as
+    a line."""
+    example = np.asarray(result.examples[modality][index])
     if example.ndim == 3:
-        image = modality in ("image", "visual")
-        axis.imshow(example[0], cmap="gray" if image else "cividis",
-                    origin="upper" if image else "lower", interpolation="nearest")  # fmt: skip
+        show_map(axis, example)
     else:
         axis.plot(example, color=color_modality(modality), linewidth=0.6)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(False)
+
+
+def show_map(axis, example: np.ndarray) -> None:
+    """(C, h, w): uint8 in colour or grey, spectrograms (float16) from below, else depth, near is
+    dark and 0, no reading, white."""
+    if example.dtype == np.uint8 and len(example) == 3:
+        axis.imshow(np.moveaxis(example, 0, -1), interpolation="nearest")
+    elif example.dtype == np.uint8:
+        axis.imshow(example[0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    elif example.dtype == np.float16:
+        axis.imshow(example[0].astype(float), cmap="cividis", origin="lower", aspect="auto",
+                    interpolation="nearest")  # fmt: skip
+    else:
+        axis.imshow(np.ma.masked_equal(example[0].astype(float), 0), cmap="cividis",
+                    interpolation="nearest")  # fmt: skip
+
+
+def show_mask(axis, mask: np.ndarray, palette: np.ndarray, under: np.ndarray | None = None) -> None:
+    """(h, w) classes in their colours, pixels without one black; laid over the grey of an image
+    (C, h, w) where one is given."""
+    colours = color_classes(mask, palette)
+    if under is not None:
+        grey = np.asarray(under, dtype=float).mean(axis=0)
+        grey = (grey - grey.min()) / max(np.ptp(grey), 1e-9)
+        colours = np.where((mask == 255)[..., None], colours, 0.7 * colours + 0.3 * grey[..., None])
+    axis.imshow(colours, interpolation="nearest")
 
 
 def plates(result: Overview, venue: str = "aaai") -> dict[str, Plate]:
@@ -48,18 +94,27 @@ def plates(result: Overview, venue: str = "aaai") -> dict[str, Plate]:
         for column, label in enumerate(result.labels):
             for row, modality in enumerate(drawn):
                 draw_example(axes[row, column], result, modality, column)
-            axes[0, column].set_title(f"class {label}")
+            axes[0, column].set_title(title(result, int(label)))
+            if result.masks.size:
+                show_mask(axes[len(drawn), column], result.masks[column], result.palette)
+                axes[len(drawn), column].set(xticks=[], yticks=[])
+                axes[len(drawn), column].grid(False)
             if result.sentences:
-                words = textwrap.fill(result.sentences[column], 17)
+                words = shorten(result.sentences[column])
                 axes[-1, column].set_xlabel(words, fontsize=6, linespacing=1.05)
         for row, modality in enumerate(drawn):
             axes[row, 0].set_ylabel(modality)
+        if result.masks.size:
+            axes[len(drawn), 0].set_ylabel("classes")
 
-    height = 0.25 + 0.84 * len(drawn) + (0.55 if result.sentences else 0)
+    rows = len(drawn) + bool(result.masks.size)
+    height = 0.25 + 0.84 * rows + (0.55 if result.sentences else 0)
+    many = len(result.names) > FEW and not all(name.isdigit() for name in result.names)
     return {
-        "pairs": Plate.draw(pairs, venue, height=height, wide=True, rows=len(drawn),
+        "pairs": Plate.draw(pairs, venue, height=height, wide=True, rows=rows,
                             columns=len(result.labels)),
-        "counts": Plate.draw(lambda axes: draw_counts(axes[0, 0], result), venue, height=1.7),
+        "counts": Plate.draw(lambda axes: draw_counts(axes[0, 0], result), venue,
+                             height=2.4 if many else 1.9, wide=many),
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fdlab.figures.plate import Plate, Table
-from fdlab.figures.style import INK, SPARE, arrow, color_method, name_method
+from fdlab.figures.style import INK, SPARE, arrow, color_method, find_dot, name_method
 from fdlab.studies.distillation import Distillation
 
 LINES = {"raw": "-", "low": "--", "high": ":"}
@@ -27,29 +27,31 @@ GROUPS = {
 }
 
 
-def draw_accuracy(axis, result: Distillation) -> None:
-    """Test accuracy of every head over the epochs, the unimodal student and the teacher."""
+def draw_score(axis, result: Distillation) -> None:
+    """Test score of every head over the epochs, the unimodal student and the teacher."""
     epochs = np.arange(1, len(result.curves["lr"]) + 1)
+    dot = find_dot(len(epochs))
     for head, line in LINES.items():
         if f"test/{head}" in result.curves:
             axis.plot(
                 epochs,
                 100 * result.curves[f"test/{head}"],
-                line,
+                line + dot,
                 color=color_method(result.method),
                 label=f"{name_method(result.method)}, {head} head",
             )
-    axis.plot(epochs, 100 * result.unimodal["test/raw"], color=color_method("none"),
+    axis.plot(epochs, 100 * result.unimodal["test/raw"], "-" + dot, color=color_method("none"),
               label=name_method("none"))  # fmt: skip
     axis.axhline(100 * result.teacher, color=INK, linewidth=0.8, linestyle=(0, (5, 2)),
                  label="teacher, its own modality")  # fmt: skip
-    axis.axhline(100 / result.classes, color=INK, linewidth=0.6, linestyle=(0, (1, 3)),
-                 label="chance")  # fmt: skip
-    accuracy, epoch = result.scores["validation"]
-    axis.plot(epoch, 100 * accuracy, "*", color=INK, markersize=7, zorder=5,
+    if result.metric == "accuracy":
+        axis.axhline(100 / result.classes, color=INK, linewidth=0.6, linestyle=(0, (1, 3)),
+                     label="chance")  # fmt: skip
+    found, epoch = result.scores["validation"]
+    axis.plot(epoch, 100 * found, "*", color=INK, markersize=7, zorder=5,
               label="chosen on validation")  # fmt: skip
     axis.set_xlabel("epoch")
-    axis.set_ylabel("test accuracy (%)")
+    axis.set_ylabel(f"test {result.metric} (%)")
     axis.set_ylim(0, 100)
 
 
@@ -65,6 +67,7 @@ def draw_terms(axis, result: Distillation) -> None:
         colors.setdefault(name, color)
     for name, values in sums.items():
         line = "--" if name.startswith("align") else "-"  # they lie on the band heads' line
+        line += find_dot(len(values))
         axis.plot(np.arange(1, len(values) + 1), values, line, color=colors[name], label=name)
     low = min(values.min() for values in sums.values())
     axis.set_yscale("log") if low > 0 else axis.set_yscale("symlog", linthresh=0.1)
@@ -74,7 +77,7 @@ def draw_terms(axis, result: Distillation) -> None:
 
 def plates(result: Distillation, venue: str = "aaai") -> dict[str, Plate]:
     def paint(axes) -> None:
-        draw_accuracy(axes[0, 0], result)
+        draw_score(axes[0, 0], result)
         draw_terms(axes[0, 1], result)
         axes[0, 0].set_title(f"{arrow(result.direction)}, seed {result.seed}")
         axes[0, 1].set_title(f"{name_method(result.method)}: loss terms")
@@ -93,16 +96,19 @@ def tables(result: Distillation) -> dict[str, Table]:
     rows = [
         {
             "rule": words,
-            "test accuracy (%)": f"{100 * result.scores[rule][0]:.1f}",
+            f"test {result.metric} (%)": f"{100 * result.scores[rule][0]:.1f}",
             "epoch": f"{result.scores[rule][1]:.0f}",
             "head": result.heads[rule],
         }
         for rule, words in rules.items()
     ]
-    error = 100 * np.sqrt(0.25 / result.n["test"])
     caption = (
         f"One run of {result.method} ({result.direction}, seed {result.seed}) on {result.dataset} "
-        f"(preset {result.preset}), read three ways. n = {result.n['test']} test samples: one "
-        f"accuracy has a standard error of up to {error:.1f} points."
+        f"(preset {result.preset}), read three ways. n = {result.n['test']} test samples"
     )
+    if result.metric == "accuracy":
+        error = 100 * np.sqrt(0.25 / result.n["test"])
+        caption += f": one accuracy has a standard error of up to {error:.1f} points"
+    caption += "."
+
     return {"scores": Table(pd.DataFrame(rows), caption)}

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn
 
 from fdlab.figures.plate import Plate, Table
-from fdlab.figures.style import INK, TERM_NAMES, TERM_STYLES, arrow
+from fdlab.figures.style import INK, TERM_NAMES, TERM_STYLES, arrow, find_dot
 from fdlab.studies.gradients import DISTANCES, PLACES, Gradients, Histogram, Trace
 
 LOSSES = {"mse": ("MSE", "#0072B2", "-"), "logmse": ("logMSE", "#D55E00", "--")}
@@ -38,7 +38,8 @@ def draw_shares(axis, trace: Trace, place: str) -> None:
     for place_in, term in enumerate(trace.terms):
         color, line = TERM_STYLES[term]
         axis.plot(trace.steps, np.where(shares[:, place_in] > 0, shares[:, place_in], np.nan),
-                  line, color=color, marker="." if term in DISTANCES else "",
+                  line, color=color,
+                  marker="." if term in DISTANCES else find_dot(len(trace.steps)),
                   label=TERM_NAMES[term])  # fmt: skip
     axis.set_yscale("log")
 

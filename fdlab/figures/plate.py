@@ -15,6 +15,7 @@ from fdlab.figures.latex import write_latex
 from fdlab.figures.style import find_venue, styled
 
 FORMATS = ("pdf", "png")
+BROAD = 3  # panels side by side that have room for a label each
 
 
 class Plate:
@@ -43,7 +44,10 @@ class Plate:
         with styled():
             figure = Figure(figsize=(size.text if wide else size.column, height))
             FigureCanvasAgg(figure)
-            paint(figure.subplots(rows, columns, squeeze=False, **grid))
+            axes = figure.subplots(rows, columns, squeeze=False, **grid)
+            paint(axes)
+            for row in axes:
+                _join_labels(row)
             figure.canvas.draw()
         return cls(figure)
 
@@ -64,6 +68,16 @@ class Plate:
         with styled():
             self.figure.savefig(buffer, format="png", dpi=160)
         return buffer.getvalue()
+
+
+def _join_labels(row) -> None:
+    """Say once, in the middle, what many narrow panels of a row would say on top of each other."""
+    words = {axis.get_xlabel() for axis in row}
+    if len(row) <= BROAD or len(words) > 1 or "\n" in min(words):
+        return
+    for axis in row:
+        axis.set_xlabel("")
+    row[(len(row) - 1) // 2].set_xlabel(min(words), x=0.5 if len(row) % 2 else 1.0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pandas as pd
 import seaborn
 from matplotlib.patches import Rectangle
@@ -43,11 +45,18 @@ def _frame(place: tuple[int, int], line: str) -> Rectangle:
 
 def plates(result: Sensitivity, venue: str = "aaai") -> dict[str, Plate]:
     def paint(axes) -> None:
-        for axis, grid in zip(axes[0], result.grids, strict=True):
-            draw_grid(axis, result, grid)
+        for axis, grid in zip_longest(axes.flat, result.grids):
+            if grid is None:
+                axis.set_axis_off()
+            else:
+                draw_grid(axis, result, grid)
 
-    columns = len(result.grids)
-    return {"grid": Plate.draw(paint, venue, height=2.9, wide=columns > 1, columns=columns)}
+    columns = min(2, len(result.grids))  # so that the numbers in the cells can be read
+    rows = -(-len(result.grids) // columns)
+    return {
+        "grid": Plate.draw(paint, venue, height=2.9 * rows, wide=columns > 1, rows=rows,
+                           columns=columns)
+    }  # fmt: skip
 
 
 def tables(result: Sensitivity) -> dict[str, Table]:

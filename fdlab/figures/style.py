@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 
+import matplotlib
 import matplotlib.style
+import numpy as np
 
 from fdlab.core.config import Direction
 from fdlab.core.errors import name_unknown
@@ -62,6 +64,7 @@ MODALITY_COLORS = {
 }
 SPARE = ("#0072B2", "#CC79A7", "#999933", "#882255", "#44AA99")
 INK = "#222222"
+CLASS_ORDER = (*range(0, 20, 2), *range(1, 20, 2))  # strong colours first, then their light kin
 CONTROL = "#0072B2"  # whatever a control predicts or reaches
 # Loss terms: the raw head grey, band heads orange, align heads blue, distances green and red; the
 # low band's line is whole, the high band's broken.
@@ -110,6 +113,12 @@ VERDICT_COLORS = {
 }
 
 
+CLASS_COLORS = np.array(
+    [matplotlib.colormaps[name](i)[:3] for name in ("tab20", "tab20b") for i in CLASS_ORDER]
+    + [(0.0, 0.0, 0.0)]
+)
+
+
 def find_venue(name: str) -> Venue:
     if name not in VENUES:
         raise name_unknown("venue", name, VENUES)
@@ -124,12 +133,28 @@ def color_modality(modality: str) -> str:
     return MODALITY_COLORS.get(modality, _spare(modality))
 
 
+def color_classes(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """(h, w) classes → (h, w, 3) colours in 0 to 1, 255 (no class) black.
+
+    palette: (K, 3) uint8 of the data set's own; where it is empty, forty colours, the lighter and
+    darker of twenty hues, beyond which they repeat. No forty can be told apart under every colour
+    deficiency; tables carry the numbers by name.
+    """
+    colours = np.vstack([palette / 255, np.zeros((1, 3))]) if len(palette) else CLASS_COLORS
+    return colours[np.where(mask == 255, len(colours) - 1, mask % (len(colours) - 1))]
+
+
 def mark_method(method: str) -> str:
     return METHOD_MARKERS.get(method, "P")
 
 
 def name_method(method: str) -> str:
     return METHOD_NAMES.get(method, method)
+
+
+def find_dot(count: int) -> str:
+    """The marker of a curve: none, or a dot where one point alone would be no line."""
+    return "" if count > 1 else "."
 
 
 def arrow(direction: str) -> str:

@@ -1,5 +1,6 @@
 """Studies: one question each, records or feature banks in, a dataclass of plain arrays out."""
 
+TASKS = {"segmentation": "segmentation"}  # study → the only task that it is for
 STEMS = (
     "data",
     "similarity",
@@ -12,5 +13,6 @@ STEMS = (
     "sensitivity",
     "protocol",
     "methods",
+    "segmentation",
     "report",
 )

@@ -17,7 +17,6 @@ from fdlab.studies.published import SOURCES
 from fdlab.studies.ranking import CONVENTIONS, mark_rows
 from fdlab.studies.stats import average_seeds
 from fdlab.studies.variants import TABLES, VARIANTS, configure_variant, find_variants
-from fdlab.training.evaluate import find_correct
 from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import Run
 
@@ -338,7 +337,7 @@ def ablate(
     steps: dict[str, dict[str, Contrast]] = {}
     for way in ways:
         answers = {
-            name: np.stack([find_correct(runs[way, name, s].read_logits(), labels)
+            name: np.stack([runs[way, name, s].judge(labels)
                             for s in plan.seeds])
             for name in names
         }  # fmt: skip

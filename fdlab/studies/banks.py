@@ -70,7 +70,7 @@ def load_untrained_banks(
     a forward pass over the data is all that they cost.
     """
     store, device = plan.open_store(), choose_device(plan.device)
-    data = PairedData.load(store, plan.modalities, device)
+    data = PairedData.load(store, plan.modalities, device, plan.train.side)
     banks = {}
     for modality in plan.modalities:
         for number in range(count):
@@ -88,8 +88,9 @@ def load_bank(run: Run, store: Store, split: str = "test", device: str = "auto")
 
     def make() -> FeatureBank:
         chosen = choose_device(device)
-        modality = run.record.config.student
-        data = PairedData.load(store, [modality], chosen)
+        config = run.record.config
+        modality = config.student
+        data = PairedData.load(store, [modality], chosen, config.train.side)
         return extract(place(run.load_student(store), chosen), data, modality, split, layers=True)
 
     return keep_bank(paths.banks() / f"{name}.safetensors", make)

@@ -10,7 +10,8 @@ import numpy as np
 from fdlab.core.config import Direction, RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.estimate import Estimate
-from fdlab.data import DATASETS
+from fdlab.data.dataset import Dataset
+from fdlab.data.store import find_dataset
 from fdlab.methods import METHODS, split_sum
 from fdlab.reference import read_table
 from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
@@ -28,14 +29,15 @@ from fdlab.studies.published import Place
 from fdlab.studies.ranking import CONVENTIONS, mark_rows, rank_rows
 from fdlab.studies.search import Trial, configure_trials, search
 from fdlab.studies.stats import average_seeds
-from fdlab.training.evaluate import find_correct
 from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import Run
 
 QUESTION = "Does FD-CMKD beat no distillation, and does it beat its own heads without a teacher?"
 TABLE = "fdcmkd_table2_classification"
+DENSE_TABLE = "fdcmkd_table3_segmentation"  # Tables 3 and 5
 RULES = ("validation", "last", "published")
 EVERY = "all"
+SUMS = {"segmentation": ["cirkd+fdcmkd"]}  # of the paper's tables
 Answers = dict[tuple[str, str], np.ndarray]
 BASE = "none"
 RULE = "judged by both intervals (seeds, samples) in every direction: above 0, or below"
@@ -81,6 +83,7 @@ class Comparison:
 
     dataset: str
     preset: str
+    metric: str
     n: int
     seeds: list[int]
     cells: list[Cell]
@@ -116,10 +119,11 @@ class Comparison:
         return found
 
     def _locate(self) -> dict[Place, Cell]:
-        reports = DATASETS[self.dataset].reports
-        rows = {row["method"] for row in read_table(TABLE)}
+        reports = find_dataset(self.dataset, prepared=False).reports
+        table = find_table(self.metric)
+        rows = {row["method"] for row in read_table(table)}
         return {
-            (TABLE, name_row(cell.method), f"{reports}_{Direction.split(cell.direction)[1]}"): cell
+            (table, name_row(cell.method), f"{reports}_{Direction.split(cell.direction)[1]}"): cell
             for cell in self.cells
             if reports and name_row(cell.method) in rows
         }
@@ -154,10 +158,11 @@ class Comparison:
     def claims(self) -> list[Claim]:
         found = []
         for versus, words, where in (
-            ("none", "FD-CMKD improves on the unimodal student", "Table 2, rows Uni and FD-CMKD"),
-            ("kd", "FD-CMKD improves on logit distillation", "Table 2, row Logit"),
-            ("feat", "FD-CMKD improves on feature distillation", "Table 2, row Feat"),
+            ("none", "FD-CMKD improves on the unimodal student", "rows Uni and FD-CMKD"),
+            ("kd", "FD-CMKD improves on logit distillation", "row Logit"),
+            ("feat", "FD-CMKD improves on feature distillation", "row Feat"),
         ):
+            where = f"Table {2 if self.metric == 'accuracy' else 3}, {where}"
             if f"fdcmkd-{versus}" in self.contrasts:
                 found.append(self._claim(versus, words, where))
         if "fdcmkd-heads_only" in self.contrasts:
@@ -178,7 +183,7 @@ class Comparison:
         return Claim(
             statement=words,
             where=where,
-            paper=_published_gap(versus),
+            paper=_published_gap(versus, self.metric),
             ours=_print(contrast),
             control=f"fdcmkd - heads_only: {_print(control)}" if control else "not run",
             verdict=verdict,
@@ -214,10 +219,13 @@ class Comparison:
         )
 
 
-def choose_methods(methods: list[str] | str) -> list[str]:
-    """The methods asked for, `none` first; ["all"] is every one in the table."""
+def choose_methods(methods: list[str] | str, task: str = "classification") -> list[str]:
+    """The methods asked for, `none` first; ["all"] is every one that is defined for the task,
+    and the sums of the paper's tables."""
     asked = read_list("methods", methods, str)
-    asked = list(METHODS) if asked == [EVERY] else asked
+    if asked == [EVERY]:
+        asked = [name for name, kind in METHODS.items() if task in kind.tasks]
+        asked += SUMS.get(task, [])
     for method in asked:
         METHODS[method]  # refuses what is unknown, and sums that make no sense
     return ["none", *(m for m in asked if m != "none")]
@@ -246,7 +254,7 @@ def configure_methods(
             **found.get((str(way), m), {"options": choose_options(settings, m)}),
         )
         for way in plan.choose_directions(directions)
-        for m in choose_methods(methods)
+        for m in choose_methods(methods, plan.definition.task)
         for seed in plan.seeds
     }
 
@@ -266,7 +274,7 @@ def configure_comparison(
         config
         for way in ways
         for config in configure_trials(
-            plan, way, choose_methods(methods), settings, trials
+            plan, way, choose_methods(methods, plan.definition.task), settings, trials
         ).values()
     ]
     return [*tried, *configure_methods(plan, methods, directions, settings).values()]
@@ -300,7 +308,9 @@ def run_comparison(
     settings, found, told = read_settings(hyperparameters), {}, []
     if trials:
         for way in plan.choose_directions(directions):
-            chosen, tried = search(plan, way, choose_methods(methods), settings, trials)
+            chosen, tried = search(
+                plan, way, choose_methods(methods, plan.definition.task), settings, trials
+            )
             found |= {(str(way), method): values for method, values in chosen.items()}
             told += tried
     configs = configure_methods(plan, methods, directions, settings, found)
@@ -343,6 +353,7 @@ def run_comparison(
     comparison = Comparison(
         plan.dataset,
         plan.preset,
+        plan.definition.metric,
         len(answers[ways[0], BASE][0]),
         list(plan.seeds),
         cells,
@@ -366,10 +377,7 @@ def find_answers(plan: Plan, runs: dict[tuple[str, str, int], Run]) -> Answers:
     store = plan.open_store()
     labels = np.array(store.labels[store.rows("test")])
     pairs = dict.fromkeys((way, method) for way, method, _ in runs)
-    return {
-        pair: np.stack([find_correct(runs[*pair, s].read_logits(), labels) for s in plan.seeds])
-        for pair in pairs
-    }
+    return {pair: np.stack([runs[*pair, s].judge(labels) for s in plan.seeds]) for pair in pairs}
 
 
 def _summarise(
@@ -396,25 +404,30 @@ def _summarise(
             count for part, count in runs[0].record.parameters.items() if part != "student"
         ),
         cost=cost,
-        published=find_published(plan.definition.reports, direction, method),
+        published=find_published(plan.definition, direction, method),
     )
 
 
-def find_published(reports: str, direction: str, method: str) -> float | None:
-    """The paper's Table 2 accuracy (%) of a method for the student of a direction, or None."""
-    if not reports:
+def find_table(metric: str) -> str:
+    """The paper's table of methods for a metric."""
+    return TABLE if metric == "accuracy" else DENSE_TABLE
+
+
+def find_published(dataset: Dataset, direction: str, method: str) -> float | None:
+    """The paper's score (%) of a method for the student of a direction, or None."""
+    if not dataset.reports:
         return None
-    column = f"{reports}_{Direction.split(direction)[1]}"
-    for row in read_table(TABLE):
+    column = f"{dataset.reports}_{Direction.split(direction)[1]}"
+    for row in read_table(find_table(dataset.metric)):
         if row["method"] == name_row(method) and row.get(column):
             return float(row[column])
     return None
 
 
 def name_row(method: str) -> str:
-    """The row of Table 2 that reports a method, "" for none.
+    """The row of the paper's tables that reports a method, "" for none.
 
-    Its row NKD is, by the paper's earlier version, what is `nckd` here; Yang's `nkd` it lacks.
+    Table 2's row NKD is, by the paper's earlier version, `nckd` here; Yang's `nkd` it lacks.
     """
     return {"nckd": "nkd", "nkd": ""}.get(method, method)
 
@@ -424,14 +437,15 @@ def name_parts(method: str) -> list[str]:
     return list(dict.fromkeys([method, *(part for _, part in split_sum(method))]))
 
 
-def _published_gap(versus: str) -> str:
-    rows = {row["method"]: row for row in read_table(TABLE)}
+def _published_gap(versus: str, metric: str) -> str:
+    rows = {row["method"]: row for row in read_table(find_table(metric))}
     gaps = [
         float(rows["fdcmkd"][column]) - float(rows[versus][column])
         for column in rows["fdcmkd"]
-        if column not in ("category", "method")
+        if column not in ("category", "table", "method")
     ]
-    return f"{min(gaps):+.1f} to {max(gaps):+.1f} points over its eight columns, one run each"
+    span = f"{min(gaps):+.1f} to {max(gaps):+.1f} points"
+    return f"{span} over its {'eight' if len(gaps) == 8 else len(gaps)} columns, one run each"
 
 
 def _print(contrast: dict[str, Contrast]) -> str:

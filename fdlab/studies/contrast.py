@@ -54,11 +54,16 @@ class Contrast:
 
 
 def contrast_answers(one: np.ndarray, two: np.ndarray) -> Contrast:
-    """(S, n) and (S, n) right answers, 0 or 1, of two methods under the same seeds."""
-    gaps = 100.0 * (np.asarray(one, dtype=float) - np.asarray(two, dtype=float))
-    return contrast_gaps(
-        gaps, np.array([compare_answers(a, b) for a, b in zip(one, two, strict=True)])
-    )
+    """(S, n) and (S, n) scores of the samples, of two methods under the same seeds.
+
+    Right answers, 0 or 1, or in segmentation `judge_samples`' values, for which there is no McNemar
+    test.
+    """
+    one, two = np.asarray(one, dtype=float), np.asarray(two, dtype=float)
+    mcnemar = None
+    if all(np.isin(side, (0, 1)).all() for side in (one, two)):
+        mcnemar = np.array([compare_answers(a, b) for a, b in zip(one, two, strict=True)])
+    return contrast_gaps(100 * (one - two), mcnemar)
 
 
 def contrast_gaps(gaps: np.ndarray, mcnemar: np.ndarray | None = None) -> Contrast:

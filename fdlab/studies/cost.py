@@ -43,7 +43,7 @@ def measure_costs(plan: Plan, configs: dict[str, RunConfig]) -> dict[str, Cost]:
     completed = {name: complete(config) for name, config in configs.items()}
     first = next(iter(completed.values()))
     sides = {side for c in completed.values() for side in (c.student, c.teacher) if side}
-    data = PairedData.load(plan.open_store(), sorted(sides), device)
+    data = PairedData.load(plan.open_store(), sorted(sides), device, first.train.side)
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(count_threads())

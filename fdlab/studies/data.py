@@ -11,12 +11,16 @@ from fdlab.data.store import Store
 from fdlab.studies.claims import Claim
 from fdlab.studies.plan import Plan
 
+LARGEST = 96  # pixels of a printed example's shorter side
 QUESTION = "What does one event look, sound and read like, and what separates the splits?"
 
 
 @dataclass(frozen=True)
 class Overview:
-    """counts: split → events per class (K,). examples: modality → (E, …) of the `shown` events.
+    """counts: split → events per class (K,), in segmentation per kind of scene. names: of those.
+    examples: modality → (E, …) of the `shown` events, pictures at most `LARGEST` pixels a side, of
+    frames the middle one. masks: (E, h, w) class of every pixel, in segmentation; (0,) elsewhere.
+    palette: (K, 3) uint8 colours of the classes, where the data set has its own; else empty.
 
     sentences: of the shown events where there are any. shared: kind of id → how many of its values
     occur in two splits. note: what is real and what is synthesised.
@@ -27,7 +31,10 @@ class Overview:
     counts: dict[str, np.ndarray]
     shown: np.ndarray
     labels: np.ndarray
+    names: list[str]
     examples: dict[str, np.ndarray]
+    masks: np.ndarray
+    palette: np.ndarray
     sentences: list[str]
     shared: dict[str, int]
     note: str
@@ -40,20 +47,21 @@ class Overview:
         sizes = ", ".join(f"{int(self.counts[split].sum())} {split}" for split in SPLITS)
         clean = [kind for kind, shared in self.shared.items() if shared == 0]
         apart = f"; disjoint between the splits: {', '.join(clean)}" if clean else ""
-        return f"{self.n} events in {len(self.counts['train'])} classes ({sizes}){apart}."
+        kinds = "kinds of scene" if self.masks.size else "classes"
+        return f"{self.n} events in {len(self.counts['train'])} {kinds} ({sizes}){apart}."
 
     def claims(self) -> list[Claim]:
         return []
 
 
 def describe_data(plan: Plan, *, examples: int = 8) -> Overview:
-    """Counts, ids shared between splits, and the first test event of each of some classes."""
+    """Counts, ids shared between splits, and the first test event of each of some classes; of few
+    classes also the second, and so on."""
     store = plan.open_store()
     labels, split = np.array(store.labels), np.array(store.split)
-    classes = store.dataset.classes
+    classes = store.dataset.labels
     test = store.rows("test")
-    firsts = [test[labels[test] == k][0] for k in range(classes) if (labels[test] == k).any()]
-    shown = np.array(firsts[:examples])
+    shown = test[take_turns(labels[test], test)[:examples]]
     return Overview(
         dataset=plan.dataset,
         preset=plan.preset,
@@ -63,11 +71,60 @@ def describe_data(plan: Plan, *, examples: int = 8) -> Overview:
         },
         shown=shown,
         labels=labels[shown],
-        examples={name: np.array(store.read(name)[shown]) for name in plan.modalities},
-        sentences=[store.ids["sentence"][i] for i in shown] if "sentence" in store.ids else [],
+        names=name_labels(store),
+        examples={name: shrink_examples(store.read(name)[shown]) for name in plan.modalities},
+        masks=shrink_examples(store.read("mask")[shown])
+        if store.dataset.task == "segmentation"
+        else np.empty(0, np.uint8),
+        palette=read_palette(store),
+        sentences=_read_sentences(store, shown),
         shared={kind: _count_shared(values, split) for kind, values in store.ids.items()},
         note=store.info.get("note", ""),
     )
+
+
+def take_turns(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Places of (N,) labels: the first of every label, then the second of every one, and so on;
+    within a label by rising `order`, ties by place.
+
+    >>> take_turns(np.array([1, 0, 0, 1]), np.array([5, 2, 1, 3])).tolist()
+    [2, 3, 1, 0]
+    """
+    ranked = np.lexsort((np.arange(len(labels)), order))
+    turns = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        own = ranked[labels[ranked] == label]
+        turns[own] = np.arange(len(own))
+    return np.lexsort((labels, turns))
+
+
+def name_labels(store: Store) -> list[str]:
+    """Names of the kinds of events: classes, or kinds of scene; numbers where there are none."""
+    dataset = store.dataset
+    return list(dataset.scenes) if dataset.task == "segmentation" else store.classes
+
+
+def read_palette(store: Store) -> np.ndarray:
+    """(K, 3) uint8 colours of the classes, where the data set has its own; else empty."""
+    return np.array(list(store.info.get("palette", {}).values()), np.uint8)
+
+
+def _read_sentences(store: Store, rows: np.ndarray) -> list[str]:
+    """What is read in some events, where the store keeps it in words."""
+    kept = next((kind for kind in ("sentence", "text") if kind in store.ids), "")
+    return [store.ids[kept][row] for row in rows] if kept else []
+
+
+def shrink_examples(array: np.ndarray) -> np.ndarray:
+    """Pictures (E, …, H, W) small enough to print, by leaving out rows and columns; of a frame axis
+    (E, F, C, H, W) the middle frame; other rows as they are."""
+    array = np.array(array)
+    if array.ndim == 5:
+        array = array[:, array.shape[1] // 2]
+    if array.ndim < 3 or min(array.shape[-2:]) <= LARGEST:
+        return array
+    step = -(-min(array.shape[-2:]) // LARGEST)
+    return array[..., ::step, ::step]
 
 
 def read_clips(store: Store, rows: np.ndarray) -> list[tuple[int, np.ndarray, int]]:

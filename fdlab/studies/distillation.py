@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.core.config import Direction, RunConfig
+from fdlab.core.config import RunConfig
 from fdlab.core.records import RunRecord
 from fdlab.methods import METHODS
 from fdlab.studies.claims import OPEN, REFUTED, SUPPORTED, Claim, describe_n
@@ -22,12 +22,14 @@ FELT = 0.05  # a part of the loss below this is called small
 class Distillation:
     """One run beside the unimodal run of its student's modality and its teacher's own run.
 
-    curves: of the run's record. unimodal: validation and test accuracy per epoch without a teacher.
-    scores: rule → [accuracy, epoch] of the run; teacher: its validation-selected test accuracy.
+    curves: of the run's record. unimodal: validation and test score per epoch without a teacher.
+    scores: rule → [score, epoch] of the run; teacher: its validation-selected test score. metric:
+    what a score is.
     """
 
     dataset: str
     preset: str
+    metric: str
     direction: str
     method: str
     seed: int
@@ -60,10 +62,10 @@ class Distillation:
     def finding(self) -> str:
         chosen, published = self.scores["validation"], self.scores["published"]
         return (
-            f"{self.method} {self.direction}, seed {self.seed}: {100 * chosen[0]:.1f} % "
-            f"(validation-selected), {100 * published[0]:.1f} % by the published rule; terms that "
-            f"compare with the teacher are {self.distance_share[-1]:.2%} of the last epoch's loss "
-            f"(n = {self.n['test']})."
+            f"{self.method} {self.direction}, seed {self.seed}: {self.metric} "
+            f"{100 * chosen[0]:.1f} % (validation-selected), {100 * published[0]:.1f} % by the "
+            f"published rule; terms that compare with the teacher are "
+            f"{self.distance_share[-1]:.2%} of the last epoch's loss (n = {self.n['test']})."
         )
 
     def claims(self) -> list[Claim]:
@@ -95,7 +97,7 @@ def configure_run(
     plan: Plan, direction: str, method: str, seed: int, options: dict[str, Any] | None = None
 ) -> list[RunConfig]:
     """The run itself, the student's unimodal counterpart and the teacher's own run."""
-    way = Direction.parse(direction, plan.modalities)
+    way = plan.choose_way(direction)
     return [
         plan.configure(way.student, method, way.teacher, seed, options),
         plan.configure(way.student, seed=seed),
@@ -112,7 +114,8 @@ def follow_run(
     result = Distillation(
         dataset=plan.dataset,
         preset=plan.preset,
-        direction=direction,
+        metric=plan.definition.metric,
+        direction=str(plan.choose_way(direction)),
         method=method,
         seed=seed,
         n=run.n,

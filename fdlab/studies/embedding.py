@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fdlab.core.config import Direction, RunConfig
+from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.estimate import Estimate
 from fdlab.features.bank import FeatureBank
@@ -275,7 +275,7 @@ def embed_features(
         dataset=plan.dataset,
         preset=plan.preset,
         n=len(labels),
-        direction=direction,
+        direction=str(plan.choose_way(direction)),
         seeds=list(plan.seeds),
         chance=find_chance(labels),
         labels=labels,
@@ -289,8 +289,8 @@ def configure_embedding(
     plan: Plan, direction: str, methods: list[str] | str
 ) -> dict[tuple[str, int], RunConfig]:
     """(method, seed) → the student's run, and ("", seed) → the teacher's."""
-    way = Direction.parse(direction, plan.modalities)
-    students = configure_methods(plan, methods, [direction])
+    way = plan.choose_way(direction)
+    students = configure_methods(plan, methods, [str(way)])
     teachers = {("", seed): plan.configure(way.teacher, seed=seed) for seed in plan.seeds}
     return teachers | {(method, seed): config for (_, method, seed), config in students.items()}
 

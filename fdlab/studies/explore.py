@@ -22,8 +22,7 @@ from fdlab.core.estimate import Estimate
 from fdlab.core.fingerprint import digest
 from fdlab.core.records import RunRecord
 from fdlab.core.seeding import derive_seed
-from fdlab.data import DATASETS
-from fdlab.data.store import Store, find_store, prepare
+from fdlab.data.store import Store, find_dataset, find_store, list_datasets, prepare
 from fdlab.features.bank import FeatureBank
 from fdlab.methods import METHODS
 from fdlab.methods.base import resolve_method_options
@@ -246,12 +245,12 @@ class Shelf:
     @property
     def datasets(self) -> list[str]:
         """Data sets with anything to look at; those of features always have."""
-        return [name for name in DATASETS if self.list_matches(name)]
+        return [name for name in list_datasets() if self.list_matches(name)]
 
     def list_matches(self, dataset: str) -> list[Match]:
         """Every pair of networks that exists, those with default options first."""
         if dataset not in self._matches:
-            definition = DATASETS[dataset]
+            definition = find_dataset(dataset)
             find = _pair_features if definition.is_features else self._pair_runs
             found = find(dataset)
             self._matches[dataset] = sorted(found, key=_rank)
@@ -389,7 +388,7 @@ class Shelf:
             config = record.config
             preset = _name_preset(dataset, config)
             differs = _describe(config, preset)
-            for teacher in DATASETS[dataset].modalities:
+            for teacher in find_dataset(dataset).modalities:
                 if teacher == config.student or config.teacher not in (None, teacher):
                     continue
                 run = record.teacher
@@ -676,6 +675,7 @@ def _rank(match: Match) -> tuple:
 
 def _read_records():
     """Of every run; the files beside a record are checked when they are read."""
+    known = list_datasets()
     for path in sorted(paths.runs().glob("*/record.json")):
         if path.parent.name.startswith("."):
             continue
@@ -683,7 +683,7 @@ def _read_records():
             record = RunRecord.read(path)
         except UserError:
             continue  # `fdlab runs list` says what is wrong with it
-        if record.config.dataset in DATASETS and record.config.method in METHODS:
+        if record.config.dataset in known and record.config.method in METHODS:
             yield record
 
 
@@ -695,7 +695,7 @@ def _find_store(dataset: str, options: dict[str, Any]) -> Store | None:
 
 
 def _pair_features(dataset: str) -> list[Match]:
-    sides = permutations(DATASETS[dataset].modalities, 2)
+    sides = permutations(find_dataset(dataset).modalities, 2)
     directions = [str(Direction(*pair)) for pair in sides]
     return [
         Match(preset, direction, "none", 0, "", "", "", "")
@@ -707,14 +707,17 @@ def _pair_features(dataset: str) -> list[Match]:
 def _make_plain(config: RunConfig, modality: str) -> RunConfig:
     """The other modality's own network of the same seed and recipe."""
     plain = RunConfig(dataset=config.dataset, student=modality, seed=config.seed)
-    return replace(plain, width=config.width, data_options=config.data_options, train=config.train)
+    train = config.train
+    if modality == config.teacher and config.teacher_train:
+        train = config.teacher_train
+    return replace(plain, width=config.width, data_options=config.data_options, train=train)
 
 
 def _name_preset(dataset: str, config: RunConfig) -> str:
     for name in PRESETS:
         plan = make_plan(dataset, name)
         recipe = (config.width, config.train, config.data_options)
-        if recipe == (plan.width, plan.train, plan.data_options):
+        if recipe == (plan.width, plan.find_recipe(config.student), plan.data_options):
             return name
     return OTHER
 
@@ -722,7 +725,8 @@ def _name_preset(dataset: str, config: RunConfig) -> str:
 def _describe(config: RunConfig, preset: str) -> str:
     """What sets a run apart from the plain one of its preset, method and seed; "" for that one."""
     given = config.options
-    usual = resolve_method_options(config.method, {})
+    task = find_dataset(config.dataset, prepared=False).task
+    usual = resolve_method_options(config.method, {}, task)
     parts = [_spell(name, value) for name, value in given.items() if value != usual.get(name)]
     plain = RunConfig(dataset=config.dataset, student=config.student)
     for name in ("weights", "teacher_kind", "start", "probes"):

@@ -195,7 +195,7 @@ def configure_probes(
     """Reduction → the probed runs of fdcmkd, under the first `runs` of the plan's seeds."""
     if plan.definition.is_features or not probes:
         return {}
-    way = plan.choose_directions([direction] if direction else None)[0]
+    way = plan.choose_way(direction)
     return {
         reduction: [
             plan.configure(way.student, "fdcmkd", way.teacher, seed, {"reduction": reduction},

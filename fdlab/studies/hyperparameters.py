@@ -19,10 +19,13 @@ COLUMNS = ("method", "option", "value", "source")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
+    """own: whether it is of the project's table."""
+
     method: str
     option: str
     value: Any
     source: str
+    own: bool = False
 
 
 def read_settings(path: str = "") -> list[Setting]:
@@ -41,7 +44,8 @@ def read_settings(path: str = "") -> list[Setting]:
             f"{', '.join(COLUMNS)}"
         )
     settings = [
-        Setting(row["method"], row["option"], _parse(row["value"]), row["source"]) for row in reader
+        Setting(row["method"], row["option"], _parse(row["value"]), row["source"], not path)
+        for row in reader
     ]
     for method in dict.fromkeys(setting.method for setting in settings):
         resolve_method_options(method, choose_options(settings, method))
@@ -50,7 +54,11 @@ def read_settings(path: str = "") -> list[Setting]:
 
 def choose_options(settings: list[Setting], method: str) -> dict[str, Any]:
     """Option → value of one method; of a sum of methods each option of each part, unless the sum
-    has rows of its own."""
+    has rows of its own.
+
+    The project's value is left out where a task has a default of its own (`dense_options`).
+    """
+    settings = [s for s in settings if not (s.own and s.option in METHODS[s.method].dense_options)]
     found = {
         f"{part}_{s.option}": s.value
         for _, part in getattr(METHODS[method], "parts", ())

@@ -10,15 +10,16 @@ from typing import Any
 from fdlab.core.config import Direction, RunConfig, TrainConfig, find_preset
 from fdlab.core.device import choose_device, count_workers
 from fdlab.core.errors import UserError
-from fdlab.data import DATASETS
 from fdlab.data.dataset import Dataset
-from fdlab.data.store import Store, prepare
+from fdlab.data.store import Store, find_dataset, prepare
 
 
 @dataclass(frozen=True)
 class Plan:
     """How the runs of a suite are configured; see `make_plan`. short: whether the preset has fewer
-    seeds for the study that the plan was made for."""
+    seeds for the study that the plan was made for. recipes: student's modality → recipe, where the
+    data set has one of its own for it; `train` is that of every other. directions: those that are
+    run where none are asked for."""
 
     dataset: str
     preset: str
@@ -28,10 +29,12 @@ class Plan:
     device: str = "auto"
     data_options: dict[str, Any] = field(default_factory=dict)
     short: bool = False
+    recipes: dict[str, TrainConfig] = field(default_factory=dict)
+    directions: tuple[str, ...] = ()
 
     @property
     def definition(self) -> Dataset:
-        return DATASETS[self.dataset]
+        return find_dataset(self.dataset)
 
     @property
     def modalities(self) -> list[str]:
@@ -48,16 +51,31 @@ class Plan:
             f"{self.dataset}, preset {self.preset}: width {self.width}, "
             f"{self.train.epochs} epochs, learning rate {self.train.learning_rate:g}, "
             f"batch {self.train.batch_size}, "
-            f"{'with' if self.train.augment else 'no'} augmentation, seeds {list(self.seeds)}"
+            + (f"images at {self.train.side} pixels, " if self.train.side else "")
+            + f"{'with' if self.train.augment else 'no'} augmentation, seeds {list(self.seeds)}"
+            + "".join(
+                f"; {modality}: {recipe.optimiser}, {recipe.epochs} epochs, "
+                f"learning rate {recipe.learning_rate:g}"
+                for modality, recipe in self.recipes.items()
+            )
         )
+
+    def find_recipe(self, modality: str) -> TrainConfig:
+        """How a student of a modality is trained."""
+        return self.recipes.get(modality, self.train)
 
     def open_store(self) -> Store:
         return prepare(self.dataset, self.data_options, workers=count_workers())
 
     def choose_directions(self, wanted: list[str] | str | None = None) -> list[Direction]:
         """The directions asked for, or the data set's own choice."""
-        names = read_list("directions", wanted, str) or self.definition.directions
+        own = self.directions or self.definition.directions
+        names = read_list("directions", wanted, str) or own
         return [Direction.parse(name, self.modalities) for name in names]
+
+    def choose_way(self, wanted: str = "") -> Direction:
+        """The direction asked for, or the data set's first."""
+        return self.choose_directions([wanted] if wanted else None)[0]
 
     def choose_ways(self, wanted: list[str] | str | None = None) -> list[Direction]:
         """The directions asked for; else the data set's, or only its first where the preset is
@@ -75,6 +93,9 @@ class Plan:
         **others: Any,
     ) -> RunConfig:
         """A run of the plan; others: further fields of `RunConfig`."""
+        recipes = {"train": self.find_recipe(student)}
+        if teacher and self.find_recipe(teacher) != self.find_recipe(student):
+            recipes["teacher_train"] = self.find_recipe(teacher)
         return RunConfig(
             dataset=self.dataset,
             student=student,
@@ -84,7 +105,7 @@ class Plan:
             seed=seed,
             width=self.width,
             data_options=self.data_options,
-            **{"train": self.train} | others,
+            **recipes | others,
         )
 
 
@@ -123,15 +144,29 @@ def make_plan(
     """
     chosen = find_preset(preset)
     choose_device(device)  # refuses an unknown one before anything runs
-    definition = DATASETS[dataset]
-    known = definition.options.__dataclass_fields__
+    definition = find_dataset(dataset)
+    made = definition.source is None  # files were read as they are, with options of their own
+    known = definition.options.__dataclass_fields__ if made else ()
+    fewer = definition.presets.get(preset, {})
+    choices = [chosen.seeds, chosen.fewer.get(study), fewer.get("seeds")]
+    few = min(filter(None, choices), key=len)
+    own = definition.recipes.get(preset, {})
+    train = _adapt(chosen.train, own.get("", {}), epochs)
     return Plan(
         dataset=dataset,
         preset=preset,
-        seeds=tuple(read_list("seeds", seeds, int) or chosen.fewer.get(study, chosen.seeds)),
-        width=width or chosen.width,
-        train=replace(chosen.train, epochs=epochs or chosen.train.epochs),
+        seeds=tuple(read_list("seeds", seeds, int) or few),
+        width=width or fewer.get("width", chosen.width),
+        train=train,
         device=device,
         data_options={k: v for k, v in chosen.data_options.items() if k in known},
         short=study in chosen.fewer,
+        directions=fewer.get("directions", definition.directions),
+        recipes={m: _adapt(train, fields, epochs) for m, fields in own.items() if m},
     )
+
+
+def _adapt(train: TrainConfig, fields: dict[str, Any], epochs: int) -> TrainConfig:
+    """A recipe with some fields changed; epochs: above 0 those that were asked for."""
+    changed = replace(train, **fields)
+    return replace(changed, epochs=epochs or changed.epochs)

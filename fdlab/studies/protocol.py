@@ -511,7 +511,8 @@ def find_alike(plan: Plan, store: Store) -> list[RunRecord]:
         record
         for record in found
         if record.data == store.digest
-        and (record.config.width, record.config.train) == (plan.width, plan.train)
+        and record.config.width == plan.width
+        and record.config.train == plan.find_recipe(record.config.student)
         and not record.config.weights
     ]
 

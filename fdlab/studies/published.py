@@ -44,6 +44,9 @@ SOURCES = {
     "fdcmkd_table2_classification": _accuracy(
         "Table 2", "comparison", "method", aside=("category",)
     ),
+    "fdcmkd_table3_segmentation": Source(
+        "Tables 3 and 5", "comparison", "mIoU (%)", ("method",), aside=("table",)
+    ),
     "fdcmkd_table4_components": _accuracy("Table 4", "ablation", "freq", "align", "scale", "log"),
     "fdcmkd_table6_losses": _accuracy("Table 6", "ablation", "low_loss", "high_loss"),
     "fdcmkd_table7_cutoff": _accuracy("Table 7", "ablation", "cutoff"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fdlab.core.results import read_result
-from fdlab.data import DATASETS
-from fdlab.studies import STEMS
+from fdlab.data.store import find_dataset
+from fdlab.studies import STEMS, TASKS
 from fdlab.studies.claims import NOT_RUN, Claim, Number, describe_n
 from fdlab.studies.published import SOURCES, Place, list_published, weigh
 
@@ -81,6 +81,7 @@ class Report:
         )
 
 
+UNIDENTIFIED = "rdp"  # the row of Table 5 that nobody can run
 COLUMNS = (
     *("kind", "statement", "where", "key", "data", "paper", "ours", "low", "high", "n"),
     *("control", "verdict", "why", "study", "dataset", "preset"),
@@ -95,9 +96,12 @@ def collect_report(folder: Path, dataset: str, preset: str) -> Report:
     cell, the first counts.
     """
     claims, findings, missing = [], {}, []
+    task = find_dataset(dataset, prepared=False).task
     numbers = {number.place: number for number in list_published()}
     for stem in STEMS[:-1]:
         path = folder / f"{stem}.json"
+        if TASKS.get(stem, task) != task:
+            continue
         if not path.is_file():
             missing.append(stem)
             claims.append(_note_absence(stem))
@@ -145,7 +149,9 @@ def _note_absence(stem: str) -> Claim:
 def _explain(number: Number, done: set[Place], dataset: str, findings: dict[str, str]) -> str:
     """Why a number was not run: its data set, its study, its student or its row, in that order."""
     data, _, student = number.data.partition("_")
-    if DATASETS[dataset].reports != data:
+    if number.key == UNIDENTIFIED:
+        return "unidentified baseline: the paper names no source for it and none was found"
+    if find_dataset(dataset, prepared=False).reports != data:
         return f"data set {data} was not run: this suite ran on {dataset}"
     if number.study not in findings:
         return f"study {number.study} has no saved result"

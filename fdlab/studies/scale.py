@@ -11,7 +11,7 @@ import torch
 
 from fdlab.core.estimate import Estimate
 from fdlab.core.seeding import derive_seed
-from fdlab.data import DATASETS
+from fdlab.data.store import find_dataset
 from fdlab.losses.features import normalise
 from fdlab.reference import read_table
 from fdlab.spectral.bands import split_bands
@@ -129,7 +129,7 @@ class Scale:
 
     def measured(self) -> dict[Place, Estimate]:
         """Figure 1's two gaps, audio less visual; {} where the paper has no such data set."""
-        reports = DATASETS[self.dataset].reports
+        reports = find_dataset(self.dataset, prepared=False).reports
         if not reports or not {"audio", "visual"} <= set(self.modalities):
             return {}
         return {

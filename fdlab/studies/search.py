@@ -48,7 +48,7 @@ def configure_trials(
     seed = max(plan.seeds) + 1
     return {
         (method, number): plan.configure(
-            way.student, method, way.teacher, seed, **_apply(plan, settings, method, factors)
+            way.student, method, way.teacher, seed, **_apply(plan, way, settings, method, factors)
         )
         for method in methods
         for number, factors in enumerate(draw_factors(trials))
@@ -69,7 +69,7 @@ def search(
     for method in methods:
         found = [max(runs[method, n].record.curves["validation/raw"]) for n in range(trials)]
         best = int(np.argmax(found))
-        chosen[method] = _apply(plan, settings, method, factors[best])
+        chosen[method] = _apply(plan, way, settings, method, factors[best])
         told += [
             Trial(str(way), method, *factors[n], 100 * found[n], n == best) for n in range(trials)
         ]
@@ -77,13 +77,20 @@ def search(
 
 
 def _apply(
-    plan: Plan, settings: list[Setting], method: str, factors: tuple[float, float]
+    plan: Plan, way: Direction, settings: list[Setting], method: str, factors: tuple[float, float]
 ) -> dict[str, Any]:
     """Options and recipes under a pair of factors; the teacher's recipe stays the plan's."""
     strength, rate = factors
-    options = resolve_method_options(method, choose_options(settings, method))
+    task = plan.definition.task
+    options = resolve_method_options(method, choose_options(settings, method), task)
     scaled = {name: options[name] * strength for name in METHODS[method].strength}
-    train = plan.train
-    fast = max(train.learning_rate * rate, train.final_learning_rate)
-    recipe: TrainConfig = replace(train, learning_rate=fast)
-    return {"options": options | scaled, "train": recipe, "teacher_train": train}
+    train = plan.find_recipe(way.student)
+    fast, last = train.learning_rate * rate, train.final_learning_rate
+    if train.learning_rate == last:  # a fixed rate stays one
+        last = fast
+    recipe: TrainConfig = replace(train, learning_rate=max(fast, last), final_learning_rate=last)
+    return {
+        "options": options | scaled,
+        "train": recipe,
+        "teacher_train": plan.find_recipe(way.teacher),
+    }

@@ -12,7 +12,6 @@ from fdlab.reference import read_table
 from fdlab.studies.claims import MATCHED, OPEN, SUPPORTED, Claim
 from fdlab.studies.contrast import Contrast, contrast_answers, correct_contrasts, judge
 from fdlab.studies.plan import Plan
-from fdlab.training.evaluate import find_correct
 from fdlab.training.pool import ensure_runs
 
 QUESTION = "Do the weights of the two distances matter, over the paper's grid?"
@@ -146,13 +145,11 @@ def scan_weights(
     grids = []
     for way in dict.fromkeys(key[0] for key in configs):
         answers = {
-            (low, high): np.stack(
-                [find_correct(runs[way, low, high, s].read_logits(), labels) for s in plan.seeds]
-            )
+            (low, high): np.stack([runs[way, low, high, s].judge(labels) for s in plan.seeds])
             for low in scale
             for high in scale
         }
-        base = [find_correct(runs[way, 0.0, 0.0, s].read_logits(), labels) for s in plan.seeds]
+        base = [runs[way, 0.0, 0.0, s].judge(labels) for s in plan.seeds]
         grids.append(_summarise(way, scale, answers, np.array(base)))
     return Sensitivity(
         plan.dataset,

@@ -9,7 +9,7 @@ import numpy as np
 from fdlab.core.config import RunConfig
 from fdlab.core.estimate import Estimate
 from fdlab.core.seeding import derive_seed
-from fdlab.data import DATASETS
+from fdlab.data.store import find_dataset
 from fdlab.reference import read_table
 from fdlab.spectral.bands import count_low_bins, count_low_dims
 from fdlab.spectral.bases import make_basis, require_basis
@@ -157,7 +157,7 @@ class Similarity:
 
     def _locate(self) -> dict[Place, Row]:
         """The paper's sets have one pair, and its split is half of the Fourier bins."""
-        reports = DATASETS[self.dataset].reports
+        reports = find_dataset(self.dataset, prepared=False).reports
         if not reports or len(self.pairs) != 1:
             return {}
         plain = (self.cutoff, self.basis) == (Settings.cutoff, Settings.basis)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fdlab.core.config import Direction, RunConfig
+from fdlab.core.config import Direction, RunConfig, TrainConfig
 from fdlab.core.errors import name_unknown
 from fdlab.studies.plan import Plan
 
@@ -92,6 +92,10 @@ def find_variants(tables: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _lengthen(train: TrainConfig) -> TrainConfig:
+    return replace(train, epochs=round(LONGER * train.epochs))
+
+
 def configure_variant(plan: Plan, name: str, way: Direction, seed: int) -> RunConfig:
     """The run of a row in one direction under one seed."""
     variant = VARIANTS[name]
@@ -100,5 +104,5 @@ def configure_variant(plan: Plan, name: str, way: Direction, seed: int) -> RunCo
     if variant.own:
         teacher, others["teacher_seed"] = way.student, seed + 1
     if variant.longer:
-        others["train"] = replace(plan.train, epochs=round(LONGER * plan.train.epochs))
+        others["train"] = _lengthen(plan.find_recipe(way.student))
     return plan.configure(way.student, variant.method, teacher, seed, variant.options, **others)
