@@ -106,11 +106,8 @@ class PairedData:
 
     def complete_view(self, view: View, modality: str, generator: torch.Generator) -> View:
         """A view with what `modality` wants beside its geometry: colours, frames."""
-        frames = self.store.dataset.modalities[modality].frames
-        own, drawn = (
-            self.augmentations[modality],
-            0 if view.frames is None else view.frames.shape[1],
-        )
+        own, frames = self.augmentations[modality], self.store.dataset.modalities[modality].frames
+        drawn = 0 if view.frames is None else view.frames.shape[1]
         if view.colour is None and own and own.hsv:
             colour = torch.rand(view.count, 3, generator=generator, device=generator.device)
             view = replace(view, colour=colour)

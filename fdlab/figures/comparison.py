@@ -11,6 +11,8 @@ from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import INK, arrow, color_method, mark_method, name_method
 from fdlab.studies.comparison import Cell, Comparison
 
+METRICS = {"accuracy": "Accuracy", "mIoU": "mIoU"}  # at the start of a sentence
+
 
 def draw_score(axis, result: Comparison, direction: str) -> None:
     """Score per method: interval over seeds, each seed as a dot."""
@@ -86,12 +88,12 @@ def tables(result: Comparison, marks: str = "tested") -> dict[str, Table]:
     found = {
         "methods": (
             rows,
-            f"Methods {about}. Accuracy: raw head at the best validation epoch, 95 % interval over "
-            f"seeds. Minus none: in points, paired by seed and sample, hierarchical bootstrap over "
-            f"both; p: Holm over the methods of a direction. Rank: 1 is the highest, interval over "
-            f"seeds and samples. Time, memory: of the training steps, over those of none, measured "
-            f"in turn with them; parameters: all that train beside the student, also of a teacher. "
-            f"{explain_marks(marks)}",
+            f"Methods {about}. {METRICS[result.metric]}: raw head at the best validation epoch, "
+            f"95 % interval over seeds. Minus none: in points, paired by seed and sample, "
+            f"hierarchical bootstrap over both; p: Holm over the methods of a direction. Rank: 1 "
+            f"is the highest, interval over seeds and samples. Time, memory: of the training "
+            f"steps, over those of none, measured in turn with them; parameters: all that train "
+            f"beside the student, also of a teacher. {explain_marks(marks)}",
         ),
         "details": (
             details,

@@ -19,7 +19,6 @@ from fdlab.models.network import Network
 
 HUB = "hub:"  # before the name of a repository
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder or repository, the first there is
-SUFFIXES = (".safetensors", ".pth", ".bin")
 SHOWN = 20  # names in a message
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from fdlab.models.mode import evaluating
 
 MAPS = ("last", "penultimate", "middle", "stages", "blocks", "context")
 STEM, CONTEXT = "stem", "aspp"  # maps that end no stage: the first's input, and a decoder's
-Item = TypeVar("Item")
 
 
 @dataclass

@@ -69,8 +69,7 @@ class Plan:
 
     def choose_directions(self, wanted: list[str] | str | None = None) -> list[Direction]:
         """The directions asked for, or the data set's own choice."""
-        own = self.directions or self.definition.directions
-        names = read_list("directions", wanted, str) or own
+        names = read_list("directions", wanted, str) or self.directions
         return [Direction.parse(name, self.modalities) for name in names]
 
     def choose_way(self, wanted: str = "") -> Direction:

@@ -16,6 +16,7 @@ from fdlab.studies.comparison import configure_methods
 from fdlab.studies.data import read_palette, shrink_examples, take_turns
 from fdlab.studies.plan import Plan
 from fdlab.studies.stats import LEVEL, compare_both, correct_holm
+from fdlab.training.evaluate import MAP
 from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import Run
 
@@ -190,7 +191,7 @@ def _estimate(values: np.ndarray) -> tuple[Estimate, float]:
 
 def read_maps(run: Run) -> np.ndarray:
     """(n, H, W) uint8, the raw head's class of every pixel of the test split."""
-    return run.predictions["validation/test/map"]
+    return run.predictions[f"validation/{MAP}"]
 
 
 def choose_pictures(store: Store, count: int) -> np.ndarray:

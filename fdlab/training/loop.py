@@ -138,8 +138,8 @@ def train(
     """Train one student by one method; `report` is told of every finished epoch.
 
     The loop reads nothing back from the device inside an epoch; in segmentation each step waits for
-    the number of its labelled pixels. A last batch of a single sample is
-    left out, since batch norm has no variance there.
+    the number of its labelled pixels. A last batch of a single sample is left out, since batch norm
+    has no variance there.
     """
     trainer = Trainer(config, data, teacher_model, device)
     learner = trainer.learner
