@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fdlab.models.convolution import Convolution
 from fdlab.models.frames import fold_frames, stack_frames
 from fdlab.models.network import Network
 from fdlab.models.output import ModelOutput
@@ -32,14 +33,14 @@ class BasicBlock(nn.Module):
     ):
         super().__init__()
         one, two = dilations
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, one, one, bias=False)
+        self.conv1 = Convolution(in_channels, channels, 3, stride, one, one, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, two, two, bias=False)
+        self.conv2 = Convolution(channels, channels, 3, 1, two, two, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                Convolution(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
