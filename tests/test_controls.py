@@ -17,7 +17,7 @@ from fdlab.models.output import ModelOutput, Side, describe
 from fdlab.studies.plan import make_plan
 from fdlab.training.probe import choose_steps, probe_terms, stack_probes
 from fdlab.training.runs import build_untrained, complete, ensure_run, find_teacher, fingerprint
-from fdlab.training.teacher import Noise, seat_teacher
+from fdlab.training.teacher import CACHING, Noise, seat_teacher
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,9 @@ def seat(plan, data, kind: str, augmentation: str = ""):
     model = build_model(data.store, "audio", width=8, seed=3).eval()
     side = describe(model, data.batch("audio", data.rows["train"][:1]))
     method = build_method("fdcmkd", {}, Sizes(side, side, 10))
-    return seat_teacher(complete(config), data, model, augmentation, method)
+    teacher = seat_teacher(complete(config), data, model, augmentation, method, CACHING)
+    teacher.prepare()
+    return teacher
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "shuffled_in_class"])

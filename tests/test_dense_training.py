@@ -17,9 +17,10 @@ from fdlab.data.dataset import IGNORED, Dataset, Modality
 from fdlab.data.paired import PairedData
 from fdlab.methods import METHODS
 from fdlab.models.output import ModelOutput
-from fdlab.training import loop
+from fdlab.training import trainer as trainer_module
 from fdlab.training.evaluate import MAP, judge_samples
-from fdlab.training.loop import Trainer, train
+from fdlab.training.loop import train
+from fdlab.training.trainer import Trainer
 
 CPU, K, IMAGES = torch.device("cpu"), 4, 18
 
@@ -91,7 +92,7 @@ def networks(monkeypatch):
         torch.manual_seed(seed)
         return Net(3 if modality == "rgb" else 1)
 
-    monkeypatch.setattr(loop, "build_model", build)
+    monkeypatch.setattr(trainer_module, "build_model", build)
 
 
 def make_teacher() -> Net:
@@ -117,7 +118,8 @@ def test_every_method_trains_and_its_parameters_are_in_the_optimiser_once(data, 
     before = {n: p.detach().clone() for n, p in learner.method.named_parameters()}
     learner.train()
     for rows in data.rows["train"].split(6):
-        trainer.update(trainer.compare(rows, 0.5)[0])
+        trainer.progress = 0.5
+        trainer.update(trainer.compare(rows)[0])
     for parameter, value in learner.method.named_parameters():
         assert not torch.equal(value, before[parameter]), parameter
 

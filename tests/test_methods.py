@@ -314,10 +314,10 @@ def test_crd_equals_its_transcription_over_three_batches(negatives, sampled):
                 parameters[key],
             )
             assert_gradient(gradient, wanted, key)
+        method.finish()
         for side in SIDES:
             moved = embed(features[side], parameters, side)
             memory[side] = oracles.crd_memory(memory[side], rows, moved, 0.7)
-    method.remember()
     for side in SIDES:
         np.testing.assert_allclose(getattr(method, f"memory_{side}"), memory[side], rtol=1e-9)
         assert getattr(method, f"norm_{side}").item() == pytest.approx(norms[side], rel=1e-9)
@@ -328,6 +328,7 @@ def test_crd_moves_no_memory_while_evaluating():
     before = {name: x.clone() for name, x in method.named_buffers() if name.startswith("memory")}
     for _ in range(2):
         method(draw(1, 6), draw(2, 9), Batch(CLASSES[:N], torch.arange(N)))
+        method.finish()
     assert len(before) == 2
     assert all(torch.equal(getattr(method, name), x) for name, x in before.items())
 

@@ -16,9 +16,9 @@ from fdlab.models.build import build_model
 from fdlab.models.output import ModelOutput, describe
 from fdlab.studies.plan import make_plan
 from fdlab.training import teacher as teachers
-from fdlab.training.loop import Trainer
 from fdlab.training.pool import find_teachers
 from fdlab.training.runs import complete, ensure_run, find_teacher, load_teacher
+from fdlab.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 NAMES = [name for name, kind in METHODS.items() if "classification" in kind.tasks]

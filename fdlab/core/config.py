@@ -10,6 +10,7 @@ from fdlab.core.errors import UserError, name_unknown
 
 SEPARATOR = "2"  # audio2image: teacher audio, student image
 OPTIMISERS = ("sgd", "adam")
+PRECISIONS = ("auto", "float32", "bf16")
 TEACHER_KINDS = {
     "trained": "the unimodal network of its modality",
     "shuffled": "its outputs go to other training samples, in one random order",
@@ -58,6 +59,11 @@ class TrainConfig:
     decay. `augment` switches the data set's own augmentation of the training inputs. side: shorter
     side in pixels of the images that a network sees, 0 as stored. Under `optimiser` "adam" momentum
     has no meaning, and equal initial and final rates keep it fixed.
+
+    precision: of the networks' arithmetic; losses, optimiser and everything that is kept are in
+    float32. "auto" takes bf16 where the device is fast at it and float32 elsewhere (`training.
+    fast`), which the record says. deterministic: on CUDA, the same bits at every repeat, slower; on
+    the CPU they are the same anyway.
     """
 
     epochs: int = 100
@@ -70,8 +76,12 @@ class TrainConfig:
     augment: bool = True
     optimiser: str = "sgd"
     side: int = 0
+    precision: str = "auto"
+    deterministic: bool = False
 
     def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise name_unknown("precision", self.precision, PRECISIONS)
         _require(self.epochs >= 1, f"epochs is {self.epochs}: expected a whole number from 1")
         _require(self.batch_size >= 2, f"batch_size is {self.batch_size}: expected at least 2")
         _require(

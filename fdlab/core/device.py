@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 from fdlab.core.errors import UserError
 
+CONTAINER = Path("/sys/fs/cgroup")  # of a process in a container, its own limits
 VERSIONED = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 
@@ -43,7 +45,7 @@ def cores() -> int:
 
 def count_workers() -> int:
     """Processes to train in at once: `$FDLAB_WORKERS`, else one per core (one per CUDA device)."""
-    if chosen := _read_workers():
+    if chosen := _read_count("FDLAB_WORKERS"):
         return chosen
     import torch
 
@@ -52,15 +54,20 @@ def count_workers() -> int:
 
 def count_readers() -> int:
     """Processes to read files in at once: `$FDLAB_WORKERS`, else one per core."""
-    return _read_workers() or cores()
+    return _read_count("FDLAB_WORKERS") or cores()
 
 
-def _read_workers() -> int:
-    """`$FDLAB_WORKERS`; 0 where it is not set."""
-    text = os.environ.get("FDLAB_WORKERS") or ""
+def _read_count(name: str) -> int:
+    """A variable of the environment; 0 where it is not set."""
+    text = os.environ.get(name) or ""
     if text and (not text.isdigit() or int(text) < 1):
-        raise UserError(f"FDLAB_WORKERS is {text!r}: expected a whole number from 1")
+        raise UserError(f"{name} is {text!r}: expected a whole number from 1")
     return int(text or 0)
+
+
+def count_pack() -> int:
+    """Runs to train in step in one process: `$FDLAB_PACK`, else 1."""
+    return _read_count("FDLAB_PACK") or 1
 
 
 def count_threads() -> int:
@@ -69,10 +76,34 @@ def count_threads() -> int:
     One is the default because a run's floating-point sums depend on it, and because small networks
     train faster as several runs side by side than as one run on several cores.
     """
-    text = os.environ.get("FDLAB_THREADS", "1")
-    if not text.isdigit() or int(text) < 1:
-        raise UserError(f"FDLAB_THREADS is {text!r}: expected a whole number from 1")
-    return int(text)
+    return _read_count("FDLAB_THREADS") or 1
+
+
+def count_free_bytes(device) -> int:
+    """Memory that is free: of a CUDA device, or of this machine as far as it and its container
+    tell; very much where nothing is known."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [1 << 62]
+    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        found.append(_read_available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE"))
+    try:
+        limit = (CONTAINER / "memory.max").read_text().strip()
+    except OSError:
+        limit = ""
+    return min([*found, *([int(limit)] if limit.isdigit() else [])])
+
+
+def _read_available() -> int | None:
+    """What Linux could free for a new process, files that it keeps in memory among it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((1024 * int(value) for value in kilobytes), None)
 
 
 def describe_device(device) -> str:

@@ -34,6 +34,9 @@ class RunRecord:
     scores: rule → `Score`. `validation` and `last` are the numbers to report (raw head);
     `published` is the released code's rule, the best epoch and the best head on the test set.
     n: samples per split. parameters: of the student and of the method's extra modules.
+    fast: parts of `training.fast.FEATURES` that held, "bf16" among them where networks computed in
+    it. in_step: how many runs were trained side by side in one process; seconds is this one's
+    share of theirs, peak_bytes all of them together.
     files: name → SHA-256 of the weights and predictions beside the record.
     """
 
@@ -51,6 +54,8 @@ class RunRecord:
     versions: dict[str, str]
     finished: str
     files: dict[str, str] = field(default_factory=dict)
+    fast: list[str] = field(default_factory=list)
+    in_step: int = 1
     format: int = FORMAT
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from fdlab.core.device import count_free_bytes
 from fdlab.data.augment import (
     Augmentation,
     View,
@@ -21,11 +23,13 @@ from fdlab.data.augment import (
 )
 from fdlab.data.dataset import SPLITS
 from fdlab.data.store import Store
+from fdlab.data.streamed import Streamed
 
 EVALUATION_BATCH = 256  # rows of one forward pass where no gradient is kept
 DENSE_BATCH = 32  # likewise where every pixel has scores
 CHUNK = 256  # rows that are read or resized at once
 _scales: dict[tuple[str, str], tuple] = {}  # measured once per process, from gigabytes
+SHARE = 0.5  # of the device's free memory that a data set may take
 MARGIN = 8 / 7  # stored side over the network's, from which images are shrunk once: 256 over 224
 
 
@@ -33,8 +37,10 @@ MARGIN = 8 / 7  # stored side over the network's, from which images are shrunk o
 class PairedData:
     """Inputs and labels of every event, on one device.
 
-    inputs: modality → (N, …), as stored; `batch` turns rows into what a network takes.
-    labels: (N,) int64, the class or the kind of scene. rows: split → row numbers.
+    inputs: modality → (N, …), as stored, on the device, or streamed to it where all of them take
+    more than half of its free memory; `batch` turns rows into what a network takes.
+    labels: (N,) int64, the class or the kind of scene. rows: split → row numbers, on the device,
+    or on the host where inputs are streamed.
     scale: modality → (shift, factor) for images and depth, floats or one per channel.
     masks: (N, H, W) uint8 class of every pixel, for segmentation. there: modality → (N,) frames
     that are there. sizes: modality → (height, width) that a network sees. augmentations: modality
@@ -42,56 +48,85 @@ class PairedData:
     """
 
     store: Store
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, torch.Tensor | Streamed]
     labels: torch.Tensor
     rows: dict[str, torch.Tensor]
     scale: dict[str, tuple]
-    masks: torch.Tensor | None = None
+    masks: torch.Tensor | Streamed | None = None
     there: dict[str, torch.Tensor] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     augmentations: dict[str, Augmentation | None] = field(default_factory=dict)
 
     @classmethod
     def load(
-        cls, store: Store, modalities: list[str], device: torch.device, side: int = 0
+        cls,
+        store: Store,
+        modalities: list[str],
+        device: torch.device,
+        side: int = 0,
+        resident: bool = True,
     ) -> PairedData:
         """side: shorter side of the images that a network sees, 0 as stored. Images stored larger
-        than 8/7 of it are shrunk to that once; the rest is for random crops."""
-        inputs, scale, there, sizes, augmentations = {}, {}, {}, {}, {}
+        than 8/7 of it are shrunk to that once; the rest is for random crops. resident: False to
+        stream them whatever their size."""
         definition = store.dataset
-        for name in modalities:
-            array, own = store.read(name), definition.modalities[name]
-            if is_picture(array):
-                sizes[name] = fit_size(array.shape[-2:], side)
-                key = (store.digest, name)
-                if key not in _scales:
-                    counts = count_frames(store, name) if own.frames else None
-                    _scales[key] = measure_scale(array, store.rows("train"), counts)
-                array = shrink(array, sizes[name])
-                scale[name] = tuple(
-                    x.to(device) if isinstance(x, torch.Tensor) else x for x in _scales[key]
-                )
-            kept = np.array(array)
-            if kept.dtype == np.uint16:  # millimetres below 32 m; torch cannot index uint16
-                kept = np.minimum(kept, 32767).astype(np.int16)
-            inputs[name] = torch.from_numpy(kept).to(device)
-            augmentations[name] = find_augmentation(own.augment)
-            if own.frames:
-                there[name] = torch.from_numpy(count_frames(store, name)).to(device)
-        masks = None
+        arrays = {name: store.read(name) for name in modalities}
+        sizes = {
+            name: fit_size(array.shape[-2:], side)
+            for name, array in arrays.items()
+            if is_picture(array)
+        }
         if definition.task == "segmentation":
-            masks = torch.from_numpy(np.array(store.read("mask"))).to(device)
+            arrays["mask"] = store.read("mask")
+        if resident:
+            taken = sum(_count_bytes(array, sizes.get(name)) for name, array in arrays.items())
+            resident = taken <= SHARE * count_free_bytes(device)
+
+        def bring(name: str) -> torch.Tensor | Streamed:
+            array = arrays[name]
+            change = _prepare if name not in sizes else lambda x: _prepare(shrink(x, sizes[name]))
+            if resident:
+                return torch.from_numpy(change(array)).to(device)
+            return Streamed(array, device, change)
+
+        place = device if resident else torch.device("cpu")
         return cls(
             store=store,
-            inputs=inputs,
+            inputs={name: bring(name) for name in modalities},
             labels=torch.from_numpy(np.array(store.labels)).to(device),
-            rows={split: torch.from_numpy(store.rows(split)).to(device) for split in SPLITS},
-            scale=scale,
-            masks=masks,
-            there=there,
+            rows={split: torch.from_numpy(store.rows(split)).to(place) for split in SPLITS},
+            scale={name: _find_scale(store, name, device) for name in sizes},
+            masks=bring("mask") if "mask" in arrays else None,
+            there={
+                name: torch.from_numpy(count_frames(store, name)).to(device)
+                for name in modalities
+                if definition.modalities[name].frames
+            },
             sizes=sizes,
-            augmentations=augmentations,
+            augmentations={
+                name: find_augmentation(definition.modalities[name].augment) for name in modalities
+            },
         )
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    @property
+    def is_resident(self) -> bool:
+        return not any(isinstance(x, Streamed) for x in self.inputs.values())
+
+    def find_places(self, split: str) -> torch.Tensor:
+        """(N,) row number → its place among the rows of a split, -1 where it is in none."""
+        places, rows = torch.full_like(self.labels, -1), self.rows[split]
+        places[rows] = torch.arange(len(rows), device=places.device)
+        return places
+
+    def expect(self, modality: str, batches: Iterable[torch.Tensor]) -> None:
+        """Rows that `batch` will be asked for in this order, by these very tensors; where inputs
+        are streamed they are read ahead."""
+        if isinstance(self.inputs[modality], Streamed):
+            self.inputs[modality].expect(batches)
 
     @property
     def evaluation_batch(self) -> int:
@@ -186,6 +221,29 @@ class PairedData:
             return self.labels[rows]
         masks = self.masks[rows][:, None].float()
         return self._place(masks, modality, view, 1, "nearest")[:, 0].long()
+
+
+def _prepare(array: np.ndarray) -> np.ndarray:
+    """Stored rows as a copy in memory that torch can index: millimetres below 32 m as int16."""
+    kept = np.array(array)
+    return np.minimum(kept, 32767).astype(np.int16) if kept.dtype == np.uint16 else kept
+
+
+def _count_bytes(array: np.ndarray, size: tuple[int, int] | None) -> int:
+    """Of an array as it is held, its images shrunk."""
+    if size is None:
+        return array.nbytes
+    stored, held = math.prod(array.shape[-2:]), math.prod(round(n * MARGIN) for n in size)
+    return array.nbytes * min(stored, held) // stored
+
+
+def _find_scale(store: Store, name: str, device: torch.device) -> tuple:
+    key = (store.digest, name)
+    if key not in _scales:
+        array, frames = store.read(name), store.dataset.modalities[name].frames
+        counts = count_frames(store, name) if frames else None
+        _scales[key] = measure_scale(array, store.rows("train"), counts)
+    return tuple(x.to(device) if isinstance(x, torch.Tensor) else x for x in _scales[key])
 
 
 def is_picture(array: np.ndarray) -> bool:

@@ -29,21 +29,25 @@ WARM_UP = 20 / 240  # of the epochs: 20 of the CIFAR-100 recipe's 240
 class Batch:
     """labels: (N,) class of each sample. rows: (N,) its place among the training samples, for
     methods that remember them. progress: share of the epochs that this one completes, e / E with e
-    counted from 1. pixels: in segmentation, where the rows come from; the N samples are then its P
-    pixels, and the features' rows its Q positions."""
+    counted from 1, a scalar tensor where the step is to be recorded. pixels: in segmentation, where
+    the rows come from; the N samples are then its P pixels, and the features' rows its Q
+    positions."""
 
     labels: torch.Tensor
     rows: torch.Tensor | None = None
-    progress: float = 1.0
+    progress: float | torch.Tensor = 1.0
     pixels: Pixels | None = None
 
     def spread(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of the features' rows (Q, K) as one row per label; the same in classification."""
         return scores if self.pixels is None else self.pixels.spread(scores)
 
-    def ramp(self, share: float) -> float:
+    def ramp(self, share: float) -> float | torch.Tensor:
         """A weight that grows in equal steps over the first `share` of the epochs, then 1."""
-        return min(self.progress / share, 1.0) if share > 0 else 1.0
+        if share <= 0:
+            return 1.0
+        grown = self.progress / share
+        return grown.clamp_max(1) if isinstance(grown, torch.Tensor) else min(grown, 1.0)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,13 @@ class Method(nn.Module):
     def predict(self, student: ModelOutput) -> dict[str, torch.Tensor]:
         """Head name → (N, K) logits; "raw" is the network's own head."""
         return {"raw": student.logits}
+
+    def finish(self) -> None:
+        """Called after every step of the optimiser, for methods that keep something of a batch.
+
+        What changes from step to step lives in tensors that are written in place, here or in
+        `forward`: a step that was recorded once is replayed without running this code again.
+        """
 
     @property
     def teacher_maps(self) -> set[str]:

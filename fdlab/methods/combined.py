@@ -57,6 +57,10 @@ class Combined(Method):
             heads |= {f"{part}.{name}": z for name, z in found.items() if name != "raw"}
         return heads
 
+    def finish(self) -> None:
+        for method in self.methods.values():
+            method.finish()
+
     @property
     def teacher_maps(self) -> set[str]:
         return set().union(*(method.teacher_maps for method in self.methods.values()))

@@ -77,7 +77,6 @@ class CRD(Method):
         self.waiting: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def forward(self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch) -> LossTerms:
-        self.remember()
         mine = normalise(self.embed_student(student.feature))
         theirs = normalise(self.embed_teacher(teacher.feature.detach()))
         chosen, counted = self.choose_negatives(batch.labels)
@@ -122,9 +121,8 @@ class CRD(Method):
         return contrast(own / norm, others / norm, counted.to(own.dtype), len(memory))
 
     @torch.no_grad()
-    def remember(self) -> None:
-        """Move the last batch's entries. At the start of the next one, since the backward pass of
-        this one still reads the memories."""
+    def finish(self) -> None:
+        """Move the batch's entries, once the backward pass no longer reads the memories."""
         momentum = self.options.momentum
         for side, (rows, embedding) in self.waiting.items():
             memory = getattr(self, f"memory_{side}")

@@ -77,7 +77,9 @@ class Learner:
         found: dict[str, list[torch.Tensor]] = {}
         with evaluating(self.student, self.method):
             for split in JUDGED:
-                for rows in data.rows[split].split(data.evaluation_batch):
+                batches = data.rows[split].split(data.evaluation_batch)
+                data.expect(self.modality, batches)
+                for rows in batches:
                     output = self.student(data.batch(self.modality, rows))
                     if data.masks is None:
                         heads = self.method.predict(output)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from fdlab.core.config import RunConfig, TrainConfig
+from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.seeding import derive_seed
 from fdlab.data.paired import PairedData
-from fdlab.methods.base import FRESH, TUNED, Batch, LossTerms, Sizes, build_method
-from fdlab.methods.pixels import find_pixels, fold
-from fdlab.models.build import build_model, load_weights, place
-from fdlab.models.output import ModelOutput, describe
 from fdlab.training.evaluate import Learner, score
+from fdlab.training.fast import Fast
+from fdlab.training.graphs import Recorder, Rows, read_random, set_random
 from fdlab.training.probe import Probe, choose_steps, probe_terms, stack_probes
 from fdlab.training.schedules import poly
-from fdlab.training.teacher import Noise, Peer, Teacher, look, seat_teacher
+from fdlab.training.teacher import Shared
+from fdlab.training.trainer import Trainer
 
 Weights = dict[str, torch.Tensor]
 
@@ -43,11 +43,8 @@ class Trained:
     probes: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-class Trainer:
-    """One student, its method and its teacher, ready to take steps.
-
-    learner: what trains. read_teacher: rows → the teacher's output, None without one.
-    """
+class Course:
+    """One run from its first epoch to its last; several may be taken through in step."""
 
     def __init__(
         self,
@@ -55,77 +52,94 @@ class Trainer:
         data: PairedData,
         teacher_model: nn.Module | None,
         device: torch.device,
+        report: Callable[[int], None] = lambda epoch: None,
+        fast: Fast | None = None,
+        shared: Shared | None = None,
     ):
-        self.config, self.data = config, data
-        self.learner = _build_learner(config, data, teacher_model, device)
-        method = self.learner.method
-        self.read_teacher: Teacher | Peer | None = None
-        self.shares = False
-        if teacher_model is not None:
-            augments = _augments(config, data, config.teacher)
-            self.shares = data.share_view(config.student, config.teacher)
-            if data.masks is not None:
-                _require_same_pixels(config, data, self.shares)
-            if self.learner.peer is None:
-                self.read_teacher = seat_teacher(config, data, teacher_model, augments, method)
-            else:
-                self.read_teacher = Peer(
-                    teacher_model, data, config.teacher, augments, method.views
-                )
-        self.optimiser = build_optimiser(config.train, self.learner.parameters())
-        self.augments = _augments(config, data, config.student)
-        self.noise = Noise(config.seed, device)
-        rows = data.rows["train"]
-        self.place = torch.full_like(data.labels, -1)  # row number → place among the training rows
-        self.place[rows] = torch.arange(len(rows), device=rows.device)
+        self.trainer = Trainer(config, data, teacher_model, device, fast, shared)
+        self.config, self.data, self.report = config, data, report
+        self.order = torch.Generator().manual_seed(derive_seed(config.seed, "order"))
+        self.trained = Trained({}, {}, {}, {}, self.trainer.learner.count_parameters())
+        self.size = config.train.batch_size
+        self.batches = len(_shuffle(data.rows["train"], self.size, torch.Generator()))
+        self.probed = choose_steps(self.batches * config.train.epochs, config.probes)
+        self.probes: dict[int, Probe] = {}
+        self.epoch = self.step = self.samples = 0
+        self.random: list[torch.Tensor] | None = None  # states of the process's generators
+        self.error: UserError | None = None
 
-    def look(self, rows: torch.Tensor) -> tuple[ModelOutput, ModelOutput | None, torch.Tensor]:
-        """The student's and the teacher's outputs for some training rows, augmented, and what the
-        student learns to say of what it sees (`PairedData.targets`)."""
-        modality, view = self.config.student, None
-        if self.augments:
-            view = self.data.draw(modality, len(rows), self.noise.first)
-        views = self.learner.method.views
-        inputs = self.data.batch(modality, rows, view)
-        output = look(self.learner.student, inputs, self.noise, views)
-        targets = self.data.targets(modality, rows, view)
-        if self.read_teacher is None:
-            return output, None, targets
-        shared = None
-        if view is not None and self.shares and self.read_teacher.augments:  # as released
-            shared = self.data.complete_view(view, self.config.teacher, self.noise.first)
-        return output, self.read_teacher(rows, self.noise, shared), targets
+    def start_epoch(self) -> list[torch.Tensor]:
+        """Rows of every batch of the next epoch."""
+        train = self.config.train
+        self.rate, self.samples = poly(train, self.epoch), 0
+        self.trainer.start_epoch(self.rate, (self.epoch + 1) / train.epochs)
+        batches = _shuffle(self.data.rows["train"], self.size, self.order)
+        self.data.expect(self.config.student, batches)
+        if self.trainer.read_teacher is not None:
+            self.trainer.read_teacher.expect(batches)
+        return batches
 
-    def compare(
-        self, rows: torch.Tensor, progress: float = 1.0
-    ) -> tuple[LossTerms, ModelOutput, ModelOutput | None, Batch]:
-        """The loss terms of some training rows, and what they were computed from; no terms where
-        there is nothing to learn from them."""
-        mine, theirs, targets = self.look(rows)
-        batch = Batch(targets, self.place[rows], progress)
-        if self.data.masks is not None:
-            mine, theirs, batch = self._fold(mine, theirs, batch)
-            if not len(batch.labels):
-                return {}, mine, theirs, batch  # not one pixel of these has a class
-        return self.learner.method(mine, theirs, batch), mine, theirs, batch
+    @contextmanager
+    def own_random(self, alone: bool) -> Iterator[None]:
+        """The process's random numbers, dropout's, as the run finds them that trains alone: seeded
+        before its first step, and taken up where its last step left them."""
+        if self.random is None:
+            torch.manual_seed(derive_seed(self.config.seed, "dropout", self.config.student))
+        elif not alone:
+            set_random(self.random, self.data.device)
+        yield
+        self.random = [] if alone else read_random(self.data.device)
 
-    def _fold(
-        self, mine: ModelOutput, theirs: ModelOutput | None, batch: Batch
-    ) -> tuple[ModelOutput, ModelOutput | None, Batch]:
-        """Images as their pixels, see `fdlab.methods.pixels`."""
-        sizes = self.learner.method.sizes
-        (last,) = sizes.student.pick("last")
-        pixels = find_pixels(mine, batch.labels, last)
-        if theirs is not None:
-            theirs = fold(theirs, pixels, *sizes.teacher.pick("last"))
-        return fold(mine, pixels, last), theirs, replace(batch, labels=pixels.labels, pixels=pixels)
+    @property
+    def is_probed(self) -> bool:
+        """Whether the next step's gradients are to be measured."""
+        return self.step in self.probed
 
-    def update(self, terms: LossTerms) -> None:
-        """One step down the sum of the terms."""
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+    def take_step(self, rows: torch.Tensor) -> None:
+        trainer = self.trainer
+        if not self.is_probed:
+            self.note(trainer.step(rows, self.step))
+            return
+        terms, mine, theirs, batch = trainer.compare(rows, self.step)
+        if terms:
+            student = trainer.learner.student
+            self.probes[self.step] = probe_terms(
+                terms, mine, theirs, list(student.parameters()), trainer.learner.last
+            )
+            trainer.update(terms)
+            trainer.tally.add(terms, mine.logits, batch.labels)
+        self.note(len(batch.labels) if terms else 0)
+
+    def note(self, samples: int) -> None:
+        """A step was taken, here or by replaying it."""
+        self.step += 1
+        self.samples += samples
+
+    def end_epoch(self) -> None:
+        """Log the epoch and judge the student; what is wrong with the run ends it, and only it."""
+        self.epoch += 1
+        if self.error is None:
+            try:
+                self._log()
+            except UserError as error:
+                self.error = error
+            self.report(self.epoch)
+
+    def _log(self) -> None:
+        if not self.samples:
+            raise UserError(f"{self.config.label}: not one training pixel has a class")
+        values = self.trainer.tally.read(self.samples) | {"lr": self.rate}
+        _log_epoch(self.trained, values, self.config)
+        last = self.epoch == self.config.train.epochs
+        with self.trainer.fast.autocast(self.data.device):
+            _judge(self.trained, self.trainer.learner, self.data, last)
+
+    def finish(self) -> Trained:
+        """What the training leaves, or the error that ended it."""
+        if self.error is not None:
+            raise self.error
+        self.trained.probes = stack_probes(self.probes)
+        return self.trained
 
 
 def train(
@@ -134,118 +148,53 @@ def train(
     teacher_model: nn.Module | None,
     device: torch.device,
     report: Callable[[int], None] = lambda epoch: None,
+    fast: Fast | None = None,
 ) -> Trained:
     """Train one student by one method; `report` is told of every finished epoch.
 
     The loop reads nothing back from the device inside an epoch; in segmentation each step waits for
     the number of its labelled pixels. A last batch of a single sample is left out, since batch norm
-    has no variance there.
+    has no variance there. fast: what makes it fast, None for what holds on the device.
     """
-    trainer = Trainer(config, data, teacher_model, device)
-    learner = trainer.learner
-    order = torch.Generator().manual_seed(derive_seed(config.seed, "order"))
-    trained = Trained({}, {}, {}, {}, learner.count_parameters())
-    epochs = config.train.epochs
-    batches = len(_shuffle(data.rows["train"], config.train.batch_size, torch.Generator()))
-    steps = choose_steps(batches * epochs, config.probes)
-    probes: dict[int, Probe] = {}
-    step = 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(config.seed, "dropout", config.student))
-        for epoch in range(epochs):
-            rate = poly(config.train, epoch)
-            for group in trainer.optimiser.param_groups:
-                group["lr"] = rate
-            learner.train()
-            tally = _Tally()
-            for rows in _shuffle(data.rows["train"], config.train.batch_size, order):
-                terms, mine, theirs, batch = trainer.compare(rows, (epoch + 1) / epochs)
-                step += 1
-                if not terms:
-                    continue
-                if step - 1 in steps:
-                    probes[step - 1] = probe_terms(
-                        terms, mine, theirs, list(learner.student.parameters()), learner.last
-                    )
-                trainer.update(terms)
-                tally.add(terms, mine.logits, batch.labels)
-            if not tally.samples:
-                raise UserError(f"{config.label}: not one training pixel has a class")
-            _log_epoch(trained, tally.read() | {"lr": rate}, config)
-            _judge(trained, learner, data, last=epoch + 1 == epochs)
-            report(epoch + 1)
-    trained.probes = stack_probes(probes)
-    return trained
+    course = Course(config, data, teacher_model, device, report, fast)
+    train_in_step([course])
+    return course.finish()
 
 
-class _Tally:
-    """Sums over an epoch, kept on the device until the epoch's end."""
+def train_in_step(courses: list[Course]) -> None:
+    """Take courses of equal length through their epochs side by side: step by step, all of them.
 
-    def __init__(self):
-        self.sums: dict[str, torch.Tensor] = {}
-        self.samples = 0
-
-    def add(self, terms: dict[str, torch.Tensor], logits: torch.Tensor, labels: torch.Tensor):
-        count = len(labels)
-        self.samples += count
-        values = {f"loss/{name}": value.detach() * count for name, value in terms.items()}
-        values["train/raw"] = (logits.detach().argmax(dim=1) == labels).sum()
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def read(self) -> dict[str, float]:
-        names = list(self.sums)
-        sums = torch.stack([self.sums[name].double() for name in names]).cpu() / self.samples
-        return dict(zip(names, sums.tolist(), strict=True))
-
-
-def build_optimiser(train: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam, as the recipe says; a teacher that trains too is under its
-    student's recipe, as both are one network's in the releases."""
-    given = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "foreach": True}
-    if train.optimiser == "adam":
-        return torch.optim.Adam(parameters, **given)
-    return torch.optim.SGD(parameters, momentum=train.momentum, **given)
-
-
-def _require_same_pixels(config: RunConfig, data: PairedData, shared: bool) -> None:
-    """Where pixels are compared, both networks have to see the same ones."""
-    sizes = [data.sizes[side] for side in (config.student, config.teacher)]
-    drawn = any(_augments(config, data, side) for side in (config.student, config.teacher))
-    if sizes[0] != sizes[1] or (drawn and not shared):
+    Each gives what it gives alone: it has its own order, random numbers and optimiser. On CUDA one
+    recorded graph holds a step of all, so that small networks fill the device together. One that
+    diverges leaves the others alone; `Course.finish` raises its error.
+    """
+    first = courses[0]
+    lengths = {(course.batches, course.size, course.config.train.epochs) for course in courses}
+    if len(lengths) > 1:
         raise UserError(
-            f"{config.label}: {config.student} {sizes[0]} and {config.teacher} {sizes[1]} are not "
-            "seen pixel by pixel alike: expected one size and one kind of augmentation"
+            "runs that train in step need equal numbers of batches, batch sizes and epochs, "
+            f"found {sorted(lengths)}"
         )
+    fast, device = first.trainer.fast, first.data.device
 
+    def walk(rows: Rows) -> None:
+        for course, own in zip(courses, rows, strict=True):
+            with course.own_random(alone=len(courses) == 1):
+                course.take_step(own)
 
-def _augments(config: RunConfig, data: PairedData, modality: str) -> bool:
-    """Whether a modality's training inputs are random: augmented, or drawn from frames."""
-    side = data.store.dataset.modalities[modality]
-    return config.train.augment and bool(side.augment or side.frames)
-
-
-def _build_learner(
-    config: RunConfig, data: PairedData, teacher_model: nn.Module | None, device: torch.device
-) -> Learner:
-    student = build_model(
-        data.store, config.student, width=config.width, seed=config.seed, start=config.start
-    )
-    if config.weights:
-        load_weights(student, config.weights)
-    student, rows = place(student, device), data.rows["train"]
-    sides = ((student, config.student), (teacher_model, config.teacher))
-    mine, theirs = (
-        None if model is None else describe(model, data.batch(name, rows[:1]))
-        for model, name in sides
-    )
-    sizes = Sizes(mine, theirs, data.store.dataset.classes, data.labels[rows])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "heads"))
-        task = data.store.dataset.task
-        method = build_method(config.method, config.options, sizes, task)
-    peer = teacher_model if method.teaching in (TUNED, FRESH) else None
-    return Learner(student, method.to(device), config.student, peer)
+    take_step = Recorder(courses, walk).take_step if fast.graphs else walk
+    for course in courses:
+        if course.trainer.read_teacher is not None:
+            course.trainer.read_teacher.prepare()
+    kept = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with fast.running(device), kept:
+        for _ in range(first.config.train.epochs):
+            for rows in zip(*[course.start_epoch() for course in courses], strict=True):
+                take_step(rows)
+            for course in courses:
+                course.end_epoch()
+            if all(course.error for course in courses):
+                break
 
 
 def _shuffle(rows: torch.Tensor, batch: int, order: torch.Generator) -> list[torch.Tensor]:

@@ -14,12 +14,21 @@ from threadpoolctl import threadpool_limits
 
 from fdlab.core import paths
 from fdlab.core.config import RunConfig
-from fdlab.core.device import choose_device, count_workers
+from fdlab.core.device import choose_device, count_pack, count_workers
 from fdlab.core.errors import UserError
+from fdlab.core.fingerprint import digest
 from fdlab.core.parent import follow_parent
 from fdlab.core.progress import VARIABLE, listen, track
 from fdlab.data.store import prepare
-from fdlab.training.runs import Run, complete, ensure_run, find_teacher, fingerprint, open_run
+from fdlab.training.runs import (
+    Run,
+    complete,
+    ensure_pack,
+    ensure_run,
+    find_teacher,
+    fingerprint,
+    open_run,
+)
 
 
 def ensure_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[Run]:
@@ -50,21 +59,37 @@ def find_missing(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
     return missing
 
 
+def gather_packs(configs: Iterable[RunConfig], size: int) -> list[list[RunConfig]]:
+    """Runs that may train in step, at most `size` of them together: of one data set and recipe."""
+    alike: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        kind = digest([config.dataset, config.data_options, config.train])
+        alike.setdefault(kind, []).append(config)
+    return [
+        group[start : start + size]
+        for group in alike.values()
+        for start in range(0, len(group), size)
+    ]
+
+
 def _train_missing(configs: list[RunConfig], device: str) -> None:
     missing = find_missing(configs)
-    workers = min(len(missing), count_workers())
+    packs = gather_packs(missing.values(), count_pack())
+    workers = min(len(packs), count_workers())
     if workers == 1:
-        for config in missing.values():
-            ensure_run(config, device=device)
+        for pack in packs:
+            ensure_pack(pack, device=device)
     elif workers > 1:
         with _open_pool(workers) as pool, track("training", len(missing), unit="run") as report:
-            futures = [
-                pool.submit(ensure_run, config, device=_choose_share(device, index))
-                for index, config in enumerate(missing.values())
-            ]
+            futures = {
+                pool.submit(ensure_pack, pack, device=_choose_share(device, index)): len(pack)
+                for index, pack in enumerate(packs)
+            }
+            done = 0
             try:
-                for done, future in enumerate(as_completed(futures), 1):
+                for future in as_completed(futures):
                     future.result()
+                    done += futures[future]
                     report(done)
             except BrokenProcessPool:
                 raise UserError(

@@ -15,7 +15,8 @@ from __future__ import annotations
 import datetime
 import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,14 @@ from fdlab.core.records import RunRecord, Score
 from fdlab.data.paired import PairedData
 from fdlab.data.store import Store, find_dataset, prepare
 from fdlab.methods import METHODS
-from fdlab.methods.base import DRIFTING, FRESH, TUNED, resolve_method_options
+from fdlab.methods.base import DRIFTING, FRESH, FROZEN, TUNED, resolve_method_options
 from fdlab.models import MODELS
 from fdlab.models.build import build_model, find_weights, place, read_weights
 from fdlab.models.settle import settle_norms
 from fdlab.training.evaluate import judge_samples
-from fdlab.training.loop import Trained, train
+from fdlab.training.fast import Fast, choose_fast
+from fdlab.training.loop import Course, Trained, train_in_step
+from fdlab.training.teacher import Shared
 
 CODE = (
     "fdlab.core.seeding",
@@ -205,15 +208,33 @@ def ensure_run(config: RunConfig, *, device: str = "auto", force: bool = False) 
     Of several processes that want one run, one trains and the others wait for its result. A run
     whose files do not match their checksums is named and trained again.
     """
-    config = complete(config)
-    store = prepare(config.dataset, config.data_options)
-    folder = paths.runs() / fingerprint(config, store)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        run = None if force else open_run(folder)
-        if run is None:
-            run = _train(config, store, folder, choose_device(device))
-    return run
+    return ensure_pack([config], device=device, force=force)[0]
+
+
+def ensure_pack(
+    configs: Iterable[RunConfig], *, device: str = "auto", force: bool = False
+) -> list[Run]:
+    """The finished runs of configurations of one data set and recipe, in their order; those that
+    do not exist are trained in step, in this process, over one copy of the data set."""
+    configs = [complete(config) for config in configs]
+    stores = [prepare(config.dataset, config.data_options) for config in configs]
+    pairs = zip(configs, stores, strict=True)
+    folders = [paths.runs() / fingerprint(config, store) for config, store in pairs]
+    paths.runs().mkdir(parents=True, exist_ok=True)
+    found: dict[Path, Run | None] = {}
+    wanted = dict(zip(folders, configs, strict=True))
+    if len(wanted) > 1:  # before any lock is held, since one of these may be another's teacher
+        for teacher in map(_find_trained_teacher, wanted.values()):
+            if teacher is not None:
+                ensure_run(teacher, device=device)
+    with ExitStack() as locks:
+        for folder in sorted(wanted):  # everyone takes them in this order
+            locks.enter_context(FileLock(f"{folder}.lock"))
+            found[folder] = None if force else open_run(folder)
+        missing = {folder: wanted[folder] for folder in wanted if found[folder] is None}
+        if missing:
+            found |= _train(missing, stores[0], choose_device(device))
+    return [found[folder] for folder in folders]
 
 
 def open_run(folder: Path) -> Run | None:
@@ -277,16 +298,23 @@ def build_untrained(
 
     Its batch norm is settled on the training inputs; our choice, see `settle_norms`.
     """
-    model = place(build_model(store, modality, width=width, seed=seed), data.labels.device)
+    model = place(build_model(store, modality, width=width, seed=seed), data.device)
     rows = data.rows["train"].split(data.evaluation_batch)
     return settle_norms(model.eval(), (data.batch(modality, part) for part in rows))
 
 
-def load_teacher(config: RunConfig, data: PairedData) -> tuple[nn.Module | None, str | None]:
+def _find_trained_teacher(config: RunConfig) -> RunConfig | None:
+    return None if config.teacher_kind == "untrained" else find_teacher(config)
+
+
+def load_teacher(
+    config: RunConfig, data: PairedData, fast: Fast | None = None
+) -> tuple[nn.Module | None, str | None]:
     """The teacher's network of a completed configuration, on the data's device, as the student's
     training meets it, and the fingerprint of the run that it comes from; None where there is none.
     """
-    device, store = data.labels.device, data.store
+    device, store = data.device, data.store
+    channels_last = fast is None or fast.channels_last
     if config.teacher is None:
         return None, None
     if config.teacher_kind == "untrained":
@@ -294,39 +322,82 @@ def load_teacher(config: RunConfig, data: PairedData) -> tuple[nn.Module | None,
         return build_untrained(store, data, config.teacher, config.width, seed), None
     if own := find_teacher(config):
         run = ensure_run(own, device=str(device))
-        return place(run.load_student(store), device), run.record.fingerprint
+        return place(run.load_student(store), device, channels_last), run.record.fingerprint
     model = build_model(store, config.teacher, width=config.width, seed=config.teacher_seed)
-    return place(model, device), None  # it starts from scratch
+    return place(model, device, channels_last), None  # it starts from scratch
 
 
-def _train(config: RunConfig, store: Store, folder: Path, device: torch.device) -> Run:
-    teacher = find_teacher(config)
-    if teacher and config.teacher_kind != "untrained":
-        ensure_run(teacher, device=str(device))  # before the threads and the clock are set
+def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -> dict[Path, Run]:
+    """Train runs in step and write each into its folder; the first error of one is raised after the
+    others are written."""
+    for config in configs.values():  # before the threads and the clock are set
+        if (teacher := _find_trained_teacher(config)) is not None:
+            ensure_run(teacher, device=str(device))
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
-    sides = [side for side in (config.student, config.teacher) if side]
-    data = PairedData.load(store, sides, device, config.train.side)
-    model, teacher = load_teacher(config, data)
-    label = f"{config.direction} {config.method} seed {config.seed}"
-    with measure(device) as cost, track(label, config.train.epochs) as report:
-        trained = train(config, data, model, device, report)
-    record = RunRecord(
-        fingerprint=folder.name,
-        config=config,
-        data=store.digest,
-        teacher=teacher,
-        curves=trained.curves,
-        scores=_select(trained),
-        n={split: len(rows) for split, rows in data.rows.items()},
-        parameters=trained.parameters,
-        seconds=round(cost.seconds, 3),
-        peak_bytes=cost.peak_bytes,
-        device=describe_device(device),
-        versions=versions(),
-        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    return Run(folder, _write(folder, record, trained))
+    first = next(iter(configs.values()))
+    fast = choose_fast(device, first.train)
+    sides = {side: None for c in configs.values() for side in (c.student, c.teacher) if side}
+    data = PairedData.load(store, list(sides), device, first.train.side, fast.resident)
+    label = f"{len(configs)} runs in step"
+    if len(configs) == 1:
+        label = f"{first.direction} {first.method} seed {first.seed}"
+    with measure(device) as cost, track(label, first.train.epochs) as report:
+        courses, teachers = _gather(list(configs.values()), data, fast, report)
+        train_in_step(courses)
+    runs, errors = {}, []
+    for (folder, config), course, teacher in zip(configs.items(), courses, teachers, strict=True):
+        try:
+            trained = course.finish()
+        except UserError as error:
+            errors.append(error)
+            continue
+        record = RunRecord(
+            fingerprint=folder.name,
+            config=config,
+            data=store.digest,
+            teacher=teacher,
+            curves=trained.curves,
+            scores=_select(trained),
+            n={split: len(rows) for split, rows in data.rows.items()},
+            parameters=trained.parameters,
+            seconds=round(cost.seconds / len(courses), 3),
+            peak_bytes=cost.peak_bytes,
+            device=describe_device(device),
+            versions=versions(),
+            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            fast=course.trainer.fast.names,
+            in_step=len(courses),
+        )
+        runs[folder] = Run(folder, _write(folder, record, trained))
+    if errors:
+        raise errors[0]
+    return runs
+
+
+def _gather(
+    configs: list[RunConfig], data: PairedData, fast: Fast, report: Callable[[int], None]
+) -> tuple[list[Course], list[str | None]]:
+    """Courses over one data set, and the fingerprints of their teachers' runs.
+
+    Courses whose methods leave the teacher as it is share its network and what it computes.
+    """
+    shared: dict[str, tuple[nn.Module | None, str | None, Shared | None]] = {}
+    courses, teachers = [], []
+    for number, config in enumerate(configs):
+        kinds = {"trained": config.teacher_kind != "untrained"}
+        kinds |= {"teacher": config.teacher, "seed": config.teacher_seed}
+        key = digest(kinds | {"recipe": config.teacher_train, "width": config.width})
+        if METHODS[config.method].teaching != FROZEN or len(configs) == 1:
+            key = f"{number} alone"
+        if key not in shared:
+            model, name = load_teacher(config, data, fast)
+            shared[key] = model, name, Shared() if len(configs) > 1 else None
+        model, name, own = shared[key]
+        told = report if number + 1 == len(configs) else lambda epoch: None
+        courses.append(Course(config, data, model, data.device, told, fast, own))
+        teachers.append(name)
+    return courses, teachers
 
 
 def _select(trained: Trained) -> dict[str, Score]:

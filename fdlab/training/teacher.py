@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import nn
@@ -15,7 +15,9 @@ from fdlab.data.paired import PairedData
 from fdlab.methods.base import DRIFTING, Method
 from fdlab.models.mode import freeze
 from fdlab.models.output import ModelOutput, describe
+from fdlab.training.fast import Fast
 
+CACHING = Fast(cache=True)
 CACHE_BYTES = 2**30  # of outputs kept for all training rows; above it they are computed per batch
 
 
@@ -43,16 +45,43 @@ def look(
     return output
 
 
+class Shared:
+    """Of a frozen network that teaches several students: what is computed once for all of them.
+
+    maps: every name that one of them reads. cache: outputs for all training rows, where they are
+    kept. Else a forward pass serves all whose rows and random numbers are the same, by its `key`;
+    only the last one is kept.
+    """
+
+    def __init__(self):
+        self.maps: set[str] = set()
+        self.cache: ModelOutput | None = None
+        self.key: Hashable = None
+        self.output: ModelOutput | None = None
+        self.done: torch.cuda.Event | None = None
+
+    def find(self, key: Hashable, compute: Callable[[], ModelOutput]) -> ModelOutput:
+        """Students may be on streams of their own, which wait for the one that computed."""
+        if key != self.key:
+            self.key, self.output, self.done = key, compute(), None
+            if self.output.logits.is_cuda:
+                self.done = torch.cuda.current_stream(self.output.logits.device).record_event()
+        elif self.done is not None:
+            torch.cuda.current_stream(self.output.logits.device).wait_event(self.done)
+        return self.output
+
+
 class Teacher:
     """Outputs of a frozen network in eval mode, for training rows.
 
-    Where the teacher's input is not augmented, its outputs for all training rows are computed at
-    the start and reused, if they take at most `CACHE_BYTES`; otherwise each batch is a forward pass
+    Where the teacher's input is not augmented, its outputs for all training rows are computed by
+    `prepare` and reused, if they take at most `CACHE_BYTES`; otherwise each batch is a forward pass
     on the (augmented) input. augments: whether its input is. maps: names of the maps that the
     method reads; others are dropped. order: row → the row whose output it gets instead, for the
     controls that shuffle; else None. constant: every row gets the mean of the un-augmented outputs
     over the training rows. drifting: batch norm runs in training mode, on each batch's own
-    statistics. views: 2 to read a stronger view too, with nothing stored.
+    statistics. views: 2 to read a stronger view too, with nothing stored. fast: whether outputs are
+    kept, and the precision. shared: with other students of the same network, which must not drift.
     """
 
     def __init__(
@@ -66,28 +95,39 @@ class Teacher:
         constant: bool = False,
         drifting: bool = False,
         views: int = 1,
+        fast: Fast = CACHING,
+        shared: Shared | None = None,
     ):
         self.model, self.data, self.order, self.maps = freeze(model), data, order, maps
-        self.modality, self.views = modality, views
+        self.modality, self.views, self.fast = modality, views, fast
         self.augments = augments and not constant
+        self.constant, self.drifting = constant, drifting
+        self.shared = shared or Shared()
+        self.shared.maps |= maps
         self.cache: ModelOutput | None = None
-        self.constant = constant
         if drifting:
             for part in model.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.training = True
-        elif constant:
-            self.cache = self._average()
-        elif not augments and views == 1 and self._count_bytes() <= CACHE_BYTES:
-            rows = data.rows["train"]
-            self.place = torch.full_like(data.labels, -1)  # row number → position in the cache
-            self.place[rows] = torch.arange(len(rows), device=rows.device)
-            parts = rows.split(data.evaluation_batch)
-            parts = [self._forward(data.batch(modality, part)) for part in parts]
-            self.cache = ModelOutput.join(parts)
 
-    def __call__(self, rows: torch.Tensor, noise: Noise, view: View | None = None) -> ModelOutput:
-        """view: the student's random view, where the two share it; else an own one is drawn."""
+    def prepare(self) -> None:
+        """Compute what is computed once; after every student that shares the network is built."""
+        if self.cache is not None:
+            return
+        if self.constant:
+            self.cache = self._average()
+        elif self.fast.cache and not (self.augments or self.drifting) and self.views == 1:
+            if self.shared.cache is None and self._count_bytes() <= CACHE_BYTES:
+                self.shared.cache = self._store()
+            if self.shared.cache is not None:
+                self.cache = self.shared.cache.keep(self.maps)
+                self.place = self.data.find_places("train")
+
+    def __call__(
+        self, rows: torch.Tensor, noise: Noise, view: View | None = None, step: Hashable = None
+    ) -> ModelOutput:
+        """view: the student's random view, where the two share it; else an own one is drawn. step:
+        names the rows and the state of the noise, for others that ask for the same."""
         if self.order is not None:
             rows = self.order[rows]
         if self.constant:
@@ -99,18 +139,37 @@ class Teacher:
             return self.cache.apply(lambda x: x[place])
         if view is None and self.augments:
             view = self.data.draw(self.modality, len(rows), noise.first)
-        return look(self._forward, self.data.batch(self.modality, rows, view), noise, self.views)
+
+        def compute() -> ModelOutput:
+            inputs = self.data.batch(self.modality, rows, view)
+            return look(self._forward, inputs, noise, self.views)
+
+        if step is None or self.order is not None or self.views > 1:
+            return compute().keep(self.maps)
+        return self.shared.find(step, compute).keep(self.maps)
+
+    def expect(self, batches: list[torch.Tensor]) -> None:
+        """Training rows that will be asked for, see `PairedData.expect`."""
+        if self.cache is None and self.order is None:
+            self.data.expect(self.modality, batches)
 
     @torch.no_grad()
     def _forward(self, inputs: torch.Tensor) -> ModelOutput:
-        return self.model(inputs).keep(self.maps)
+        with self.fast.autocast(inputs.device):
+            return self.model(inputs).keep(self.shared.maps)
+
+    def _store(self) -> ModelOutput:
+        """Outputs for all training rows."""
+        parts = self.data.rows["train"].split(self.data.evaluation_batch)
+        self.data.expect(self.modality, parts)
+        return ModelOutput.join([self._forward(self.data.batch(self.modality, p)) for p in parts])
 
     def _average(self) -> ModelOutput:
         """One row: the mean over all training rows."""
         rows, total = self.data.rows["train"], None
         for part in rows.split(self.data.evaluation_batch):
             output = self._forward(self.data.batch(self.modality, part))
-            sums = output.apply(lambda x: x.sum(dim=0, keepdim=True))
+            sums = output.apply(lambda x: x.float().sum(dim=0, keepdim=True))
             total = (
                 sums
                 if total is None
@@ -121,7 +180,8 @@ class Teacher:
     def _count_bytes(self) -> int:
         rows = self.data.rows["train"]
         side = describe(self.model, self.data.batch(self.modality, rows[:1]))
-        shapes = [x for name, x in (side.maps | side.blocks).items() if name in self.maps]
+        maps = side.maps | side.blocks
+        shapes = [shape for name, shape in maps.items() if name in self.shared.maps]
         if self.data.masks is not None:
             shapes.append((self.data.store.dataset.classes, *self.data.sizes[self.modality]))
         return 4 * len(rows) * sum(math.prod(shape) for shape in shapes)
@@ -131,19 +191,41 @@ class Peer:
     """Outputs of a teacher that trains: forward passes in the mode that it is in, with gradient."""
 
     def __init__(
-        self, model: nn.Module, data: PairedData, modality: str, augments: bool, views: int
+        self,
+        model: nn.Module,
+        data: PairedData,
+        modality: str,
+        augments: bool,
+        views: int,
+        fast: Fast,
     ):
         self.model, self.data, self.modality = model, data, modality
-        self.augments, self.views = augments, views
+        self.augments, self.views, self.fast = augments, views, fast
 
-    def __call__(self, rows: torch.Tensor, noise: Noise, view: View | None = None) -> ModelOutput:
+    def __call__(
+        self, rows: torch.Tensor, noise: Noise, view: View | None = None, step: Hashable = None
+    ) -> ModelOutput:
         if view is None and self.augments:
             view = self.data.draw(self.modality, len(rows), noise.first)
-        return look(self.model, self.data.batch(self.modality, rows, view), noise, self.views)
+        with self.fast.autocast(self.data.device):
+            inputs = self.data.batch(self.modality, rows, view)
+            return look(self.model, inputs, noise, self.views)
+
+    def prepare(self) -> None:
+        """Nothing is computed once: every step changes the network."""
+
+    def expect(self, batches: list[torch.Tensor]) -> None:
+        self.data.expect(self.modality, batches)
 
 
 def seat_teacher(
-    config: RunConfig, data: PairedData, model: nn.Module, augments: bool, method: Method
+    config: RunConfig,
+    data: PairedData,
+    model: nn.Module,
+    augments: bool,
+    method: Method,
+    fast: Fast,
+    shared: Shared | None = None,
 ) -> Teacher:
     """The frozen teacher of a run, of the kind that the configuration asks for
     (`TEACHER_KINDS`)."""
@@ -166,6 +248,8 @@ def seat_teacher(
         constant=config.teacher_kind == "constant",
         drifting=method.teaching == DRIFTING,
         views=method.views,
+        fast=fast,
+        shared=shared,
     )
 
 
@@ -184,4 +268,4 @@ def _shuffle_rows(data: PairedData, seed: int, within_class: bool) -> torch.Tens
     for group in groups:
         cycle = group[torch.randperm(len(group), generator=generator)]
         order[cycle] = cycle.roll(1)
-    return order.to(data.labels.device)
+    return order.to(data.rows["train"].device)

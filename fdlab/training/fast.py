@@ -1,0 +1,133 @@
+"""What makes training fast: which of it holds on a device, and how each part is switched off.
+
+None of these changes what is computed, but for `bf16`, whose rounding is a network's own noise
+(notebook `14_precision` measures it). `$FDLAB_FAST` edits the choice for a command and everything
+that it starts: `-graphs` without one, `+compile` with one, `none` or `all` to begin from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from fdlab.core.config import TrainConfig
+from fdlab.core.errors import UserError, name_unknown
+from fdlab.core.progress import say
+
+VARIABLE = "FDLAB_FAST"
+FEATURES = {
+    "resident": "the whole data set on the device where it fits, else read ahead in batches",
+    "cache": "outputs of a frozen teacher whose input is not augmented are computed once",
+    "channels_last": "channels-last memory for networks and images",
+    "fused": "the optimiser's update of all parameters in one kernel",
+    "autotune": "cuDNN tries its convolutions and keeps the fastest",
+    "bf16": "networks in bfloat16 under autocast, losses in float32",
+    "graphs": "the whole step recorded once as a CUDA graph and replayed",
+    "compile": "networks through torch.compile; costs a minute per network",
+}
+CUDA_ALONE = ("fused", "autotune", "bf16", "graphs")  # off elsewhere unless asked for, or refused
+AMPERE = (8, 0)  # the first generation that is fast at bf16
+_told: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Fast:
+    """The parts of `FEATURES` that hold, and whether repeats have to agree bit for bit."""
+
+    resident: bool = False
+    cache: bool = False
+    channels_last: bool = False
+    fused: bool = False
+    autotune: bool = False
+    bf16: bool = False
+    graphs: bool = False
+    compile: bool = False
+    deterministic: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        return [field.name for field in fields(self) if getattr(self, field.name)]
+
+    def autocast(self, device: torch.device):
+        """The block's networks in bf16, where that holds."""
+        return torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """The process's settings of a training; afterwards they are as before.
+
+        deterministic: an operation without a deterministic form on CUDA is an error that names it.
+        """
+        if device.type != "cuda":
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        cudnn.benchmark = self.autotune and not self.deterministic
+        cudnn.deterministic = self.deterministic
+        torch.use_deterministic_algorithms(self.deterministic)
+        try:
+            yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before[:2]
+            torch.use_deterministic_algorithms(before[2])
+
+
+def choose_fast(
+    device: torch.device, train: TrainConfig | None = None, edits: str | None = None
+) -> Fast:
+    """What holds on a device by default, edited by `edits` (None: `$FDLAB_FAST`).
+
+    On the CPU everything that is not CUDA's alone; on CUDA everything but `compile`. A recipe's
+    `precision` goes before both. What was asked for and is not supported is said in one line.
+    """
+    cuda = device.type == "cuda"
+    found = {name: name != "compile" and (cuda or name not in CUDA_ALONE) for name in FEATURES}
+    asked = _read_edits(os.environ.get(VARIABLE, "") if edits is None else edits)
+    found |= asked
+    if train is not None and train.precision != "auto":
+        found["bf16"] = train.precision == "bf16"
+    elif found["bf16"] and cuda and torch.cuda.get_device_capability(device) < AMPERE:
+        found["bf16"] = False
+        tell(f"bf16 is slow on {torch.cuda.get_device_name(device)}: float32 instead")
+    for name in ("autotune", "graphs"):
+        if found[name] and not cuda:
+            found[name] = False
+            if edits != "all" and asked.get(name):
+                tell(f"{name} needs CUDA: without it on {device.type}")
+    return Fast(**found, deterministic=train is not None and train.deterministic)
+
+
+def _read_edits(text: str) -> dict[str, bool]:
+    """'none,+graphs' → every feature, by name, that the text says something about."""
+    found: dict[str, bool] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if part in ("none", "all"):
+            found = dict.fromkeys(FEATURES, part == "all")
+            continue
+        name = part.lstrip("+-")
+        if name not in FEATURES:
+            raise name_unknown(f"part of {VARIABLE}", name, [*FEATURES, "none", "all"])
+        if part[0] not in "+-":
+            raise UserError(f"{VARIABLE} is {text!r}: expected +{name} or -{name}")
+        found[name] = part[0] == "+"
+    return found
+
+
+def tell(text: str) -> None:
+    """A line of warning, once per process."""
+    if text not in _told:
+        _told.add(text)
+        say(f"fdlab: {text}")
+
+
+def without(fast: Fast, name: str, why: str) -> Fast:
+    """The same without one part, and a line that says why."""
+    tell(f"{name} is off: {why}")
+    return replace(fast, **{name: False})

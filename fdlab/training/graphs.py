@@ -1,0 +1,206 @@
+"""A training step as one recorded CUDA graph, and networks through `torch.compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fdlab.models.output import ModelOutput
+from fdlab.training.fast import Fast, tell
+
+if TYPE_CHECKING:
+    from fdlab.training.loop import Course
+
+WARM = 3  # plain steps before recording: libraries choose their routines, optimisers their state
+CHECKED = 2  # replayed steps that are also taken plainly; two, so that nothing stale passes
+APART = 0.1  # of a step's length, by which the two may differ: sums in another order, rounded
+
+Rows = tuple[torch.Tensor, ...]  # one batch of row numbers per course
+
+
+class Recorder:
+    """Steps of courses that train side by side: the first ones plain, then recorded and replayed.
+
+    One graph holds a step of all courses, each on a stream of its own, so that their kernels run
+    at the same time. Batches of another size, and steps whose gradients are measured, are taken
+    plainly. The first replays are compared with plain steps from the same state. Whatever cannot be
+    recorded, or differs, is said in one line, and all steps are plain from there on. walk: takes a
+    plain step of every course.
+    """
+
+    def __init__(self, courses: list[Course], walk: Callable[[Rows], None]):
+        self.courses, self.walk = courses, walk
+        self.device = courses[0].data.device
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.why = find_obstacle(courses)  # not to record; "" for none
+        self.warm, self.checks = WARM, CHECKED
+        if self.why:
+            tell(f"graphs is off: {self.why}")
+            return
+        self.rows = [
+            torch.zeros(course.size, dtype=torch.int64, device=self.device) for course in courses
+        ]
+        self.streams = [torch.cuda.Stream(self.device) for _ in courses]
+
+    def take_step(self, rows: Rows) -> None:
+        whole = all(len(own) == c.size for own, c in zip(rows, self.courses, strict=True))
+        if self.why or not whole or any(course.is_probed for course in self.courses):
+            self.walk(rows)
+        elif self.warm:
+            self.warm -= 1
+            self._warm_up(rows)
+        else:
+            if self.graph is None:
+                self._record()
+            if self.why:
+                self.walk(rows)
+            elif self.checks:
+                self.checks -= 1
+                self._check(rows)
+            else:
+                self._replay(rows)
+                for course in self.courses:
+                    course.note(course.size)
+
+    def _warm_up(self, rows: Rows) -> None:
+        stream, main = self.streams[0], torch.cuda.current_stream(self.device)
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream):
+            self.walk(rows)
+        main.wait_stream(stream)
+
+    def _record(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        for generator in find_generators(self.courses):
+            graph.register_generator_state(generator)
+        try:
+            with torch.cuda.graph(graph):
+                main = torch.cuda.current_stream(self.device)
+                for course, rows, stream in zip(self.courses, self.rows, self.streams, strict=True):
+                    stream.wait_stream(main)
+                    with torch.cuda.stream(stream):
+                        course.trainer.step(rows, course.step)
+                for stream in self.streams:
+                    main.wait_stream(stream)
+        except Exception as error:  # whatever a method does that a graph cannot hold
+            self._give_up(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        else:
+            self.graph = graph
+
+    def _replay(self, rows: Rows) -> None:
+        for held, own in zip(self.rows, rows, strict=True):
+            held.copy_(own)
+        self.graph.replay()
+
+    def _check(self, rows: Rows) -> None:
+        """Replay the step, go back, take it plainly, and compare where the two ended."""
+        generators = find_generators(self.courses)
+        changing = list(list_changing(self.courses))
+        before = [x.detach().clone() for x in changing]
+        states = [generator.get_state() for generator in generators]
+        random = read_random(self.device)
+        self._replay(rows)
+        replayed = [x.detach().clone() for x in changing]
+        with torch.no_grad():
+            for x, value in zip(changing, before, strict=True):
+                x.copy_(value)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        set_random(random, self.device)
+        self.walk(rows)
+        apart = measure_distance(changing, replayed)
+        length = measure_distance(changing, before)
+        if apart > APART * length:  # neither where both are not a number
+            self._give_up(f"a replayed step ends {apart / length:.0%} of its length off the plain")
+
+    def _give_up(self, why: str) -> None:
+        self.graph, self.why = None, why
+        tell(f"graphs is off for {self.courses[0].config.label}: {why}")
+
+
+def find_obstacle(courses: list[Course]) -> str:
+    """Why a step of these cannot be recorded, as far as is known before; "" where it can."""
+    if any(course.data.masks is not None for course in courses):
+        return "a step of segmentation waits for the number of its labelled pixels"
+    if not all(course.data.is_resident for course in courses):
+        return "the data set does not fit on the device"
+    networks = [part for course in courses for part in course.trainer.learner.parts.values()]
+    if len(courses) > 1 and any(map(draws, networks)):
+        return "networks with dropout that train side by side draw from one generator"
+    return ""
+
+
+def draws(network: nn.Module) -> bool:
+    """Whether a network's forward pass in training mode is random."""
+    return any(
+        getattr(part, "p", 0) > 0 if "Dropout" in type(part).__name__ else False
+        for part in network.modules()
+    )
+
+
+def find_generators(courses: list[Course]) -> list[torch.Generator]:
+    """The device's generators that a step of these draws from, beside the process's own."""
+    found = [x for c in courses for x in (c.trainer.noise.first, c.trainer.noise.second)]
+    for course in courses:
+        for part in course.trainer.learner.method.modules():
+            found += [x for x in vars(part).values() if isinstance(x, torch.Generator)]
+    return found
+
+
+def list_changing(courses: list[Course]) -> Iterable[torch.Tensor]:
+    """Every tensor that a step changes, but gradients: weights, buffers, the optimiser's state and
+    the sums of the epoch."""
+    for course in courses:
+        trainer = course.trainer
+        networks = list(trainer.learner.parts.values())
+        if trainer.learner.peer is None and trainer.read_teacher is not None:
+            networks.append(trainer.read_teacher.model)  # whose batch norm may drift
+        for part in networks:
+            yield from part.parameters()
+            yield from part.buffers()
+        for state in trainer.optimiser.state.values():
+            yield from (x for x in state.values() if isinstance(x, torch.Tensor))
+        yield from trainer.tally.sums.values()
+
+
+def read_random(device: torch.device) -> list[torch.Tensor]:
+    """States of the process's own generators, of the CPU and of the device."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_random(states: list[torch.Tensor], device: torch.device) -> None:
+    """Go back to what `read_random` read."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def measure_distance(one: list[torch.Tensor], two: list[torch.Tensor]) -> float:
+    """Euclidean distance over all tensors of floats."""
+    pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.is_floating_point()]
+    squares = [(a.detach().double() - b.double()).square().sum() for a, b in pairs]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+class Compiled:
+    """A network through `torch.compile`, for batches of one size; for others, and where compiling
+    fails, which is said in one line, as it is."""
+
+    def __init__(self, model: nn.Module, fast: Fast, size: int):
+        self.model, self.size = model, size
+        self.compiled = torch.compile(model, dynamic=False) if fast.compile else None
+
+    def __call__(self, inputs: torch.Tensor) -> ModelOutput:
+        if self.compiled is None or len(inputs) != self.size:
+            return self.model(inputs)
+        try:
+            return self.compiled(inputs)
+        except Exception as error:  # of many kinds, depending on what is missing
+            self.compiled = None
+            reason = next(iter(str(error).splitlines()), "")
+            tell(f"compile is off: {type(error).__name__}: {reason}")
+            return self.model(inputs)
