@@ -81,6 +81,6 @@ def ofa(
     """-Σ_c [(p_t,c + 1[c = y])^power - 1[c = y]] log p_s,c, mean over the batch (OFA-KD, NeurIPS
     2023, the released form). power = 1 is the cross-entropy with the teacher's softmax; above 1 it
     adds weight to the target where the teacher is sure of it."""
-    own = functional.one_hot(labels, student.shape[1])
+    own = (labels[:, None] == torch.arange(student.shape[1], device=labels.device)).long()
     weights = ((teacher / temperature).softmax(dim=1) + own) ** power - own
     return -(weights * (student / temperature).log_softmax(dim=1)).sum(dim=1).mean()

@@ -63,7 +63,7 @@ class Trainer:
         self.optimiser = build_optimiser(config.train, self.learner.parameters(), fast, device)
         self.progress: float | torch.Tensor = 1.0
         if fast.graphs:
-            self.progress = torch.ones((), dtype=torch.float64, device=device)
+            self.progress = torch.ones((), device=device)
         self.augments = _augments(config, data, config.student)
         self.noise = Noise(config.seed, device)
         self.place = data.find_places("train")
