@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from typing import NoReturn
 
@@ -70,6 +71,9 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", default="", help="some notebooks, such as 02,05")
     sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
     sub.add_argument("--force", action="store_true", help="run notebooks that are done already")
+    sub.add_argument("--pack", type=int, default=0, metavar="N",
+                     help="train up to N runs in step in one process (default: 1)")  # fmt: skip
+    _add_fast(sub)
     sub.add_argument("--dry-run", action="store_true", help="count runs and time, train nothing")
     _add_values(sub, "-p", "parameter of the notebooks, such as seeds=[0,1]; may be repeated")
 
@@ -85,6 +89,10 @@ def _build_parser() -> argparse.ArgumentParser:
         "--weights", default="", help="what the student starts from: a file, a folder, or hub:NAME"
     )
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument("--precision", default="", help="auto, float32 or bf16 (default: auto)")
+    sub.add_argument("--deterministic", action="store_true",
+                     help="on CUDA, the same bits at every repeat; slower")  # fmt: skip
+    _add_fast(sub)
     sub.add_argument("--force", action="store_true", help="train again what exists")
     _add_values(sub, "-o", "option of the method, such as cutoff=0.25; may be repeated")
 
@@ -127,6 +135,21 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_fast(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--fast", default="", metavar="EDITS",
+                     help="what makes training fast, such as --fast=-graphs,+compile or "
+                     "--fast=none; `fdlab doctor` lists it")  # fmt: skip
+
+
+def _set_fast(options) -> None:
+    """For this process and all that it starts."""
+    import fdlab.training.fast as fast
+
+    if options.fast:
+        os.environ[fast.VARIABLE] = options.fast
+    fast.read_edits(os.environ.get(fast.VARIABLE, ""))
+
+
 def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
     sub.add_argument(flag, dest="values", action="append", default=[], metavar="NAME=VALUE",
                      help=help)  # fmt: skip
@@ -136,6 +159,11 @@ def _reproduce(options) -> int:
     from fdlab.execute.parameters import parse_assignments
     from fdlab.execute.suite import list_datasets, plan_suite, run_suite
 
+    _set_fast(options)
+    if options.pack < 0:
+        raise UserError(f"--pack is {options.pack}: expected a whole number from 1")
+    if options.pack:
+        os.environ["FDLAB_PACK"] = str(options.pack)
     datasets = [options.dataset] if options.dataset else list_datasets(options.suite)
     suites = [
         plan_suite(
@@ -174,6 +202,7 @@ def _train(options) -> None:
     from fdlab.studies.plan import make_plan
     from fdlab.training.runs import ensure_run
 
+    _set_fast(options)
     plan = make_plan(
         options.dataset,
         options.preset,
@@ -189,7 +218,12 @@ def _train(options) -> None:
         student, teacher = way.student, way.teacher
     values = parse_assignments(options.values)
     config = plan.configure(student, options.method, teacher, options.seed, values)
-    config = dataclasses.replace(config, weights=options.weights)
+    recipe = dataclasses.replace(
+        config.train,
+        precision=options.precision or config.train.precision,
+        deterministic=options.deterministic,
+    )
+    config = dataclasses.replace(config, weights=options.weights, train=recipe)
     plan.open_store()
     run = ensure_run(config, device=plan.device, force=options.force)
     record = run.record
@@ -197,7 +231,8 @@ def _train(options) -> None:
         print(
             f"{rule:10s} {100 * score.accuracy:5.1f} % test, epoch {score.epoch}, {score.head} head"
         )
-    print(f"n = {record.n['test']} test samples, {record.seconds:.1f} s on {record.device}")
+    print(f"n = {record.n['test']} test samples, {record.seconds:.1f} s on {record.device}"
+          f" ({', '.join(record.fast) or 'nothing fast'})")  # fmt: skip
     print(f"fdlab: run at {run.folder}")
 
 
@@ -388,9 +423,14 @@ def _runs_clean(options) -> None:
 
 
 def _doctor(options) -> None:
+    from fdlab.core.device import choose_device
     from fdlab.core.doctor import examine
+    from fdlab.training.fast import FEATURES, choose_fast
 
     print("\n".join(examine()))
+    fast = choose_fast(choose_device())
+    for name, line in FEATURES.items():
+        print(f"{name:13s} {'on' if getattr(fast, name) else 'off':3s}  {line}")
 
 
 def _publish(options) -> None:

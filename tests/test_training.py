@@ -17,10 +17,11 @@ from fdlab.models.build import build_model
 from fdlab.studies.plan import make_plan, read_list
 from fdlab.training.fast import Fast
 from fdlab.training.loop import train
-from fdlab.training.pool import ensure_runs
+from fdlab.training.pool import ensure_runs, gather_packs
 from fdlab.training.runs import (
     clean_runs,
     complete,
+    ensure_pack,
     ensure_run,
     find_teacher,
     fingerprint,
@@ -249,3 +250,46 @@ def test_list_parameters_come_as_lists_or_as_papermills_text():
     assert read_list("directions", "audio2image", str) == ["audio2image"]
     with pytest.raises(UserError, match="expected a list of int"):
         read_list("seeds", "[true]", int)
+
+
+def test_a_pack_writes_what_runs_alone_write(plan, digits):
+    """Two methods of one teacher, another direction and seed; the second time it is found."""
+    configs = [
+        plan.configure("audio", "fdcmkd", "image"),
+        plan.configure("audio", "heads_only"),
+        plan.configure("image", "kd", "audio", seed=1),
+        plan.configure("audio", "fdcmkd", "image"),
+    ]
+    alone = [ensure_run(config, force=True) for config in configs[:3]]
+    pack = ensure_pack(configs, force=True)
+    assert [run.folder for run in pack] == [*(run.folder for run in alone), alone[0].folder]
+    for one, two in zip(alone, pack, strict=False):
+        assert one.record.files == two.record.files and one.record.curves == two.record.curves
+        assert (one.record.in_step, two.record.in_step) == (1, 3)
+    stamps = [run.record.finished for run in pack]
+    assert [run.record.finished for run in ensure_pack(configs)] == stamps
+
+
+def test_a_run_may_be_packed_with_its_own_teacher(plan, digits):
+    teacher = plan.configure("image", seed=0)
+    student = plan.configure("audio", "kd", "image", seed=0)
+    one, two = ensure_pack([student, teacher], force=True)
+    assert one.record.teacher == two.record.fingerprint
+
+
+def test_packs_hold_runs_of_one_recipe(plan):
+    longer = dataclasses.replace(plan.train, epochs=7)
+    configs = [plan.configure("audio", seed=seed) for seed in range(5)]
+    configs[1] = dataclasses.replace(configs[1], train=longer)
+    packs = gather_packs(configs, 3)
+    assert [[c.seed for c in pack] for pack in packs] == [[0, 2, 3], [4], [1]]
+
+
+def test_the_environment_says_how_many_train_in_step(plan, digits, monkeypatch):
+    monkeypatch.setenv("FDLAB_PACK", "2")
+    monkeypatch.setenv("FDLAB_WORKERS", "1")
+    runs = ensure_runs([plan.configure("text", seed=seed) for seed in (11, 12, 13)])
+    assert [run.record.in_step for run in runs] == [2, 2, 1]
+    monkeypatch.setenv("FDLAB_PACK", "none")
+    with pytest.raises(UserError, match="FDLAB_PACK is 'none': expected a whole number from 1"):
+        ensure_runs([plan.configure("text", seed=14)])

@@ -89,7 +89,7 @@ def choose_fast(
     """
     cuda = device.type == "cuda"
     found = {name: name != "compile" and (cuda or name not in CUDA_ALONE) for name in FEATURES}
-    asked = _read_edits(os.environ.get(VARIABLE, "") if edits is None else edits)
+    asked = read_edits(os.environ.get(VARIABLE, "") if edits is None else edits)
     found |= asked
     if train is not None and train.precision != "auto":
         found["bf16"] = train.precision == "bf16"
@@ -104,7 +104,7 @@ def choose_fast(
     return Fast(**found, deterministic=train is not None and train.deterministic)
 
 
-def _read_edits(text: str) -> dict[str, bool]:
+def read_edits(text: str) -> dict[str, bool]:
     """'none,+graphs' → every feature, by name, that the text says something about."""
     found: dict[str, bool] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

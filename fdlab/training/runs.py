@@ -221,17 +221,29 @@ def ensure_pack(
     pairs = zip(configs, stores, strict=True)
     folders = [paths.runs() / fingerprint(config, store) for config, store in pairs]
     paths.runs().mkdir(parents=True, exist_ok=True)
-    found: dict[Path, Run | None] = {}
     wanted = dict(zip(folders, configs, strict=True))
-    if len(wanted) > 1:  # before any lock is held, since one of these may be another's teacher
-        for teacher in map(_find_trained_teacher, wanted.values()):
-            if teacher is not None:
-                ensure_run(teacher, device=device)
+    teachers = {
+        paths.runs() / fingerprint(teacher, stores[0]): teacher
+        for teacher in map(_find_trained_teacher, configs)
+        if teacher is not None
+    }
+    found: dict[Path, Run | None] = {}
+    for folder in [folder for folder in wanted if folder in teachers]:  # before their students
+        found[folder] = ensure_run(wanted.pop(folder), device=device, force=force)
+    if force or not all(map(open_run, wanted)):
+        for teacher in teachers.values():  # before a lock is held
+            ensure_run(teacher, device=device)
     with ExitStack() as locks:
+        missing = {}
         for folder in sorted(wanted):  # everyone takes them in this order
-            locks.enter_context(FileLock(f"{folder}.lock"))
+            lock = FileLock(f"{folder}.lock")
+            lock.acquire()
             found[folder] = None if force else open_run(folder)
-        missing = {folder: wanted[folder] for folder in wanted if found[folder] is None}
+            if found[folder] is None:
+                missing[folder] = wanted[folder]
+                locks.callback(lock.release)
+            else:
+                lock.release()
         if missing:
             found |= _train(missing, stores[0], choose_device(device))
     return [found[folder] for folder in folders]
@@ -330,9 +342,6 @@ def load_teacher(
 def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -> dict[Path, Run]:
     """Train runs in step and write each into its folder; the first error of one is raised after the
     others are written."""
-    for config in configs.values():  # before the threads and the clock are set
-        if (teacher := _find_trained_teacher(config)) is not None:
-            ensure_run(teacher, device=str(device))
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
     first = next(iter(configs.values()))
