@@ -178,12 +178,13 @@ def _reproduce(options) -> int:
         for dataset in datasets
     ]
     if options.dry_run:
-        from fdlab.execute.forecast import forecast
+        from fdlab.execute.forecast import describe_projections, forecast
 
         for suite in suites:
             if len(suites) > 1:
                 print(f"{suite.dataset}:")
             print("\n".join(forecast(suite).describe()))
+        print("\n".join(describe_projections()))
         return 0
     failures = 0
     for suite in suites:

@@ -46,6 +46,11 @@ def reference() -> Path:
     return outputs() / "reference"
 
 
+def benchmarks(folder: str = "benchmarks") -> Path:
+    """Where the benchmarks' JSON files are: a folder's name, relative to the root."""
+    return root() / Path(folder).expanduser()
+
+
 SUITE = "FDLAB_SUITE"  # set by `fdlab reproduce` for the kernels of the suite that it runs
 
 

@@ -1,4 +1,7 @@
-"""What a suite would train: the runs that each notebook needs, those that exist, the time left."""
+"""What a suite would train: the runs that each notebook needs, those that exist, the time left.
+
+And what the paper's main table would take on the devices that were measured.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,12 @@ from fdlab.studies.embedding import configure_embedding
 from fdlab.studies.gradients import configure_probes
 from fdlab.studies.methods import configure_survey
 from fdlab.studies.plan import Plan, make_plan
+from fdlab.studies.projection import DATA, INPUTS, find_block, find_rate, project
 from fdlab.studies.protocol import configure_audit
 from fdlab.studies.segmentation import configure_segmentation
 from fdlab.studies.sensitivity import configure_grid
 from fdlab.studies.similarity import configure_similarity
+from fdlab.studies.timings import COMMAND, Timing, read_timings
 from fdlab.training.evaluate import JUDGED
 from fdlab.training.pool import find_missing, find_teachers
 from fdlab.training.runs import complete, fingerprint, list_runs
@@ -135,12 +140,33 @@ def _name(config: RunConfig) -> str:
     return fingerprint(config, prepare(config.dataset, config.data_options))
 
 
+def describe_projections() -> list[str]:
+    """The projected time of Table 2's CREMA-D block, a line per device that was measured at its
+    shapes, or one that names the command; and one per file that cannot be read."""
+    timings, notes = read_timings(paths.benchmarks())
+    block = find_block()
+    head = f"Table 2, CREMA-D ({block.describe()}, n = {block.samples:,})"
+    lines = []
+    for found in filter(None, map(project, timings)):
+        names = found.assumed
+        which = (
+            ", ".join(names) if len(names) < 4 else f"{len(names)} of {len(block.methods)} methods"
+        )
+        mean = f"; {which} at the mean of the others" if names else ""
+        time = _describe_seconds(found.seconds)
+        lines.append(f"{head}: {time} on {found.device} (rates of {found.measured}{mean})")
+    ask = f"`{COMMAND} --shapes {DATA} --methods` measures one"
+    lines = lines or [f"{head}: no device was measured at its shapes; {ask}"]
+    return lines + notes
+
+
 def estimate_seconds(configs: Iterable[RunConfig]) -> tuple[float, str]:
     """Seconds that training these would take here, and what that rests on.
 
     From the finished runs on this machine's device: seconds per epoch of those with the same data
-    set, width, batch and student, the same method before any other. Where there are none, a few
-    steps of the student's network are timed. Divided by the workers.
+    set, width, batch and student, the same method before any other. Where there are none, the rate
+    that the benchmark measured on a device of this name at the data set's shapes, width and batch;
+    else a few steps of the student's network are timed. Divided by the workers.
     """
     configs = list(configs)
     if not configs:
@@ -148,26 +174,50 @@ def estimate_seconds(configs: Iterable[RunConfig]) -> tuple[float, str]:
     device = choose_device("auto")
     records = [r for _, r, _ in list_runs() if r is not None]
     records = [r for r in records if r.device == describe_device(device)]
-    total, timed = 0.0, {}
+    timings = [
+        t for t in read_timings(paths.benchmarks())[0] if t.device == describe_device(device)
+    ]
+    total, timed, used = 0.0, {}, []
     for config in configs:
         alike = [r for r in records if _describe_kind(r.config) == _describe_kind(config)]
         alike = [r for r in alike if r.config.method == config.method] or alike
         if alike:
             epoch = float(np.median([r.seconds / r.config.train.epochs for r in alike]))
+            used.append("from finished runs here")
+        elif measured := next(filter(None, (_look_up_epoch(config, t) for t in timings)), None):
+            epoch, date = measured
+            used.append(f"from rates measured on {date}")
         else:
             kind = _describe_kind(config)
             if kind not in timed:
                 timed[kind] = _time_epoch(config, device)
             epoch = timed[kind]
+            used.append("from some steps timed now")
         total += config.train.epochs * epoch
     workers = count_workers()
-    basis = "from some steps timed now" if timed else "from finished runs here"
+    basis = " and ".join(dict.fromkeys(used))
     return total / workers, f"{basis}, {workers} side by side"
 
 
 def _describe_kind(config: RunConfig) -> tuple:
     """Runs that take about as long an epoch."""
     return config.dataset, config.student, config.width, config.train.batch_size
+
+
+def _look_up_epoch(config: RunConfig, timing: Timing) -> tuple[float, str] | None:
+    """Seconds of one epoch at a measured rate, and its date; None where the device's file has no
+    such data set, width and batch, or no such student."""
+    shape = timing.shapes.get(config.dataset)
+    student = INPUTS.get(config.student, config.student)
+    if shape is None or student not in shape.inputs:
+        return None
+    if (shape.width, shape.batch) != (config.width, config.train.batch_size):
+        return None
+    rate = find_rate(shape, config.method, student)
+    if rate is None:
+        return None
+    counts = prepare(config.dataset, config.data_options).manifest["counts"]
+    return counts["train"] * rate, timing.measured
 
 
 def _time_epoch(config: RunConfig, device: torch.device) -> float:

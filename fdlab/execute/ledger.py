@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import fdlab
+from fdlab.core import paths
 from fdlab.core.errors import UserError
 from fdlab.core.files import checksums, find_damage, read_json, write_json
 from fdlab.core.fingerprint import code_digest, digest
+from fdlab.execute.parameters import read_parameters
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
 
 FOLDER = "done"
@@ -28,7 +30,8 @@ def stem_of(notebook: str) -> str:
 def make_key(source: Path, parameters: dict[str, Any], folder: Path) -> str:
     """Digest of a notebook's source, its parameters and the package's code.
 
-    The report reads the other studies' results, so those count for it too.
+    The report reads the other studies' results, so those count for it too; and a notebook with a
+    parameter `results` reads the benchmarks' files in the folder that it names.
     """
     modules = [m.name for m in pkgutil.walk_packages(fdlab.__path__, "fdlab.")]
     parts = [source.read_text(encoding="utf-8"), parameters, code_digest(modules, ["fdlab"])]
@@ -36,6 +39,9 @@ def make_key(source: Path, parameters: dict[str, Any], folder: Path) -> str:
         results = sorted((folder / RESULTS).glob("*.json"))
         names = [path.name for path in results if path.stem != "report"]
         parts.append(checksums(folder / RESULTS, names))
+    if own := read_parameters(source).get("results"):
+        read = paths.benchmarks(parameters.get("results", own.default))
+        parts.append(checksums(read, sorted(path.name for path in read.glob("*.json"))))
     return digest(parts)
 
 
@@ -71,7 +77,7 @@ def find_reason(folder: Path, notebook: str, key: str | None) -> str | None:
     try:
         record = read_json(path)
         if key is not None and record["key"] != key:
-            return "its source, parameters or code changed"
+            return "its source, parameters, code or what it reads changed"
         return find_damage(folder, record["files"])
     except (UserError, KeyError, TypeError, AttributeError):
         return f"{path} is damaged"

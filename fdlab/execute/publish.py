@@ -33,6 +33,7 @@ SHOWN = {
     "protocol": "rules",
     "methods": "gain",
     "segmentation": "overlays",
+    "speed": "targets",
 }
 SHORT = ("comparison", "segmentation")  # kept and shown of the data sets of suite `tasks`
 SMALL = (0.55, 96)  # of the PNGs' 300 dots per inch, and colours

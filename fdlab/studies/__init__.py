@@ -14,5 +14,6 @@ STEMS = (
     "protocol",
     "methods",
     "segmentation",
+    "speed",
     "report",
 )
