@@ -479,3 +479,22 @@ def test_deterministic_repeats_on_cuda_are_equal_bit_for_bit(plan, digits):
 def test_every_part_has_a_line_about_it():
     fields = {field.name for field in dataclasses.fields(Fast)}
     assert fields == {*FEATURES, "deterministic"}
+
+
+def test_where_the_fused_optimiser_is_refused_the_plain_one_steps(plan, data, monkeypatch, capsys):
+    whole = torch.optim.SGD.step
+
+    def refuse(self, *rest):
+        if self.defaults["fused"]:
+            raise RuntimeError("no fused kernel\n  for this")
+        return whole(self, *rest)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", refuse)
+    config = configure(plan, "fdcmkd", "image", "audio")
+    fast = Fast(resident=True, cache=True, fused=True)
+    found = train(config, data, build_teacher(data, "audio"), CPU, fast=fast)
+    plain = train(config, data, build_teacher(data, "audio"), CPU, fast=Fast(cache=True))
+    assert found.curves == plain.curves
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "fdlab: fused is off: no fused kernel for this"
+    )

@@ -67,13 +67,15 @@ class Fast:
             return
         cudnn = torch.backends.cudnn
         before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
-        if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         cudnn.benchmark = self.autotune and not self.deterministic
         cudnn.deterministic = self.deterministic
         torch.use_deterministic_algorithms(self.deterministic)
         try:
             yield
+        except RuntimeError as error:
+            if self.deterministic and "deterministic implementation" in str(error):
+                raise UserError(f"deterministic training: {str(error).split('.')[0]}") from None
+            raise
         finally:
             cudnn.benchmark, cudnn.deterministic = before[:2]
             torch.use_deterministic_algorithms(before[2])
@@ -101,7 +103,10 @@ def choose_fast(
             found[name] = False
             if edits != "all" and asked.get(name):
                 tell(f"{name} needs CUDA: without it on {device.type}")
-    return Fast(**found, deterministic=train is not None and train.deterministic)
+    exact = train is not None and train.deterministic
+    if exact and cuda:  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return Fast(**found, deterministic=exact)
 
 
 def read_edits(text: str) -> dict[str, bool]:
@@ -129,5 +134,5 @@ def tell(text: str) -> None:
 
 def without(fast: Fast, name: str, why: str) -> Fast:
     """The same without one part, and a line that says why."""
-    tell(f"{name} is off: {why}")
+    tell(f"{name} is off: {' '.join(why.split())}")
     return replace(fast, **{name: False})

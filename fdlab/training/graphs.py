@@ -73,6 +73,9 @@ class Recorder:
         main.wait_stream(stream)
 
     def _record(self) -> None:
+        if not all(course.trainer.fast.graphs for course in self.courses):
+            self._give_up("not every step's optimiser is fused")
+            return
         graph = torch.cuda.CUDAGraph()
         for generator in find_generators(self.courses):
             graph.register_generator_state(generator)

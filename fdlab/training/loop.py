@@ -183,11 +183,11 @@ def train_in_step(courses: list[Course]) -> None:
                 course.take_step(own)
 
     take_step = Recorder(courses, walk).take_step if fast.graphs else walk
-    for course in courses:
-        if course.trainer.read_teacher is not None:
-            course.trainer.read_teacher.prepare()
     kept = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with fast.running(device), kept:
+        for course in courses:
+            if course.trainer.read_teacher is not None:
+                course.trainer.read_teacher.prepare()
         for _ in range(first.config.train.epochs):
             for rows in zip(*[course.start_epoch() for course in courses], strict=True):
                 take_step(rows)

@@ -17,7 +17,7 @@ from fdlab.methods.pixels import find_pixels, fold
 from fdlab.models.build import build_model, load_weights, place
 from fdlab.models.output import ModelOutput, describe
 from fdlab.training.evaluate import Learner
-from fdlab.training.fast import Fast, choose_fast
+from fdlab.training.fast import Fast, choose_fast, without
 from fdlab.training.graphs import Compiled
 from fdlab.training.teacher import Noise, Peer, Shared, Teacher, look, seat_teacher
 
@@ -60,7 +60,7 @@ class Trainer:
                 )
             if shared is None:
                 self.read_teacher.prepare()
-        self.optimiser = build_optimiser(config.train, self.learner.parameters(), fast, device)
+        self.optimiser = self._build_optimiser()
         self.progress: float | torch.Tensor = 1.0
         if fast.graphs:
             self.progress = torch.ones((), device=device)
@@ -121,8 +121,19 @@ class Trainer:
         loss = torch.stack(list(terms.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
+        try:
+            self.optimiser.step()
+        except RuntimeError as error:
+            if not self.fast.fused or self.optimiser.state_dict()["state"]:
+                raise
+            self.fast = without(without(self.fast, "fused", str(error)), "graphs", "it needs fused")
+            self.optimiser = self._build_optimiser()
+            self.optimiser.step()
         self.learner.method.finish()
+
+    def _build_optimiser(self) -> torch.optim.Optimizer:
+        parameters = self.learner.parameters()
+        return build_optimiser(self.config.train, parameters, self.fast, self.device)
 
     def step(self, rows: torch.Tensor, number: int | None = None) -> int:
         """Learn from some training rows and keep count; how many samples, or pixels, they were."""
@@ -187,7 +198,9 @@ def build_optimiser(
     else:
         given["lr"] = rate
     if train.optimiser == "adam":
-        return torch.optim.Adam(parameters, **given, capturable=fast.graphs)
+        found = torch.optim.Adam(parameters, **given, capturable=fast.graphs)
+        found._warned_capturable_if_run_uncaptured = True  # some steps are meant to be plain
+        return found
     return torch.optim.SGD(parameters, momentum=train.momentum, **given)
 
 
