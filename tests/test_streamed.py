@@ -32,12 +32,21 @@ def test_batches_come_as_they_are_asked_for(ahead):
 def test_two_readers_each_have_their_order_and_a_batch_may_be_left_out():
     source = Streamed(ARRAY, CPU, ahead=2)
     one, two = split(), split(size=4)
-    source.expect(one)
-    source.expect(two)
+    source.expect(one, "one")
+    source.expect(two, "two")
     asked = [one[0], two[0], two[1], one[2], torch.tensor([7]), two[4], one[3]]
     for rows in asked:
         assert torch.equal(source[rows], torch.from_numpy(ARRAY[rows.numpy()]))
     assert not source.plans
+
+
+def test_what_was_left_of_a_plan_goes_with_the_next():
+    source = Streamed(ARRAY, CPU, ahead=2)
+    for _ in range(3):
+        batches = split()
+        source.expect(batches)
+        assert torch.equal(source[batches[1]], torch.from_numpy(ARRAY[batches[1].numpy()]))
+    assert set(source.plans) == set(map(id, batches[2:]))
 
 
 def test_no_more_than_asked_for_is_read_ahead():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -122,11 +122,11 @@ class PairedData:
         places[rows] = torch.arange(len(rows), device=places.device)
         return places
 
-    def expect(self, modality: str, batches: Iterable[torch.Tensor]) -> None:
-        """Rows that `batch` will be asked for in this order, by these very tensors; where inputs
+    def expect(self, modality: str, batches: Iterable[torch.Tensor], user: Hashable = None) -> None:
+        """Rows that a user will ask `batch` for in this order, by these very tensors; where inputs
         are streamed they are read ahead."""
         if isinstance(self.inputs[modality], Streamed):
-            self.inputs[modality].expect(batches)
+            self.inputs[modality].expect(batches, user)
 
     @property
     def evaluation_batch(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -34,6 +34,7 @@ class Streamed:
         self.reader = ThreadPoolExecutor(1) if self.ahead else None
         self.stream = torch.cuda.Stream(device) if self.cuda else None
         self.plans: dict[int, _Plan] = {}  # id of a batch's row numbers → the plan it belongs to
+        self.latest: dict[Hashable, _Plan] = {}
 
     def __len__(self) -> int:
         return len(self.array)
@@ -48,10 +49,13 @@ class Streamed:
             values.record_stream(stream)
         return values
 
-    def expect(self, batches: Iterable[torch.Tensor]) -> None:
-        """Batches that will be asked for in this order, by these very tensors."""
+    def expect(self, batches: Iterable[torch.Tensor], user: Hashable = None) -> None:
+        """Batches that a user will ask for in this order, by these very tensors; what is left of
+        those that it named before is dropped."""
         if self.reader is not None:
-            _Plan(self, list(batches))
+            if user in self.latest:
+                self.latest[user].drop()
+            self.latest[user] = _Plan(self, list(batches))
 
     def _send(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
         """The rows on the device, and when their copy is done."""
@@ -81,6 +85,12 @@ class _Plan:
             del self.owner.plans[id(due)]
             if due is rows:
                 return future.result()
+
+    def drop(self) -> None:
+        for rows in (*self.left, *(due for due, _ in self.going)):
+            del self.owner.plans[id(rows)]
+        self.left.clear()
+        self.going.clear()
 
     def _start_next(self) -> None:
         if self.left:

@@ -74,7 +74,7 @@ class Course:
         self.rate, self.samples = poly(train, self.epoch), 0
         self.trainer.start_epoch(self.rate, (self.epoch + 1) / train.epochs)
         batches = _shuffle(self.data.rows["train"], self.size, self.order)
-        self.data.expect(self.config.student, batches)
+        self.data.expect(self.config.student, batches, self)
         if self.trainer.read_teacher is not None:
             self.trainer.read_teacher.expect(batches)
         return batches
