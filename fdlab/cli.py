@@ -71,8 +71,9 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", default="", help="some notebooks, such as 02,05")
     sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: 1)")
     sub.add_argument("--force", action="store_true", help="run notebooks that are done already")
-    sub.add_argument("--pack", type=int, default=0, metavar="N",
+    sub.add_argument("--pack", type=int, default=None, metavar="N",
                      help="train up to N runs in step in one process (default: 1)")  # fmt: skip
+    sub.add_argument("--precision", default="", help="auto, float32 or bf16 (default: auto)")
     _add_fast(sub)
     sub.add_argument("--dry-run", action="store_true", help="count runs and time, train nothing")
     _add_values(sub, "-p", "parameter of the notebooks, such as seeds=[0,1]; may be repeated")
@@ -158,12 +159,15 @@ def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
 def _reproduce(options) -> int:
     from fdlab.execute.parameters import parse_assignments
     from fdlab.execute.suite import list_datasets, plan_suite, run_suite
+    from fdlab.studies.plan import PRECISION
 
     _set_fast(options)
-    if options.pack < 0:
-        raise UserError(f"--pack is {options.pack}: expected a whole number from 1")
-    if options.pack:
+    if options.pack is not None:
+        if options.pack < 1:
+            raise UserError(f"--pack is {options.pack}: expected a whole number from 1")
         os.environ["FDLAB_PACK"] = str(options.pack)
+    if options.precision:
+        os.environ[PRECISION] = options.precision
     datasets = [options.dataset] if options.dataset else list_datasets(options.suite)
     suites = [
         plan_suite(

@@ -69,7 +69,7 @@ def test_the_cpu_has_what_is_not_cudas_alone():
 
 def test_the_recipes_precision_goes_before_the_choice():
     assert choose_fast(CPU, TrainConfig(precision="bf16"), "").bf16
-    assert not choose_fast(CPU, TrainConfig(precision="float32"), "+bf16").bf16
+    assert not choose_fast(CPU, TrainConfig(precision="float32"), "all").bf16
     assert choose_fast(CPU, TrainConfig(deterministic=True), "").deterministic
 
 
@@ -83,6 +83,7 @@ def test_the_environment_edits_the_choice(monkeypatch):
     [
         ("graph", "unknown part of FDLAB_FAST 'graph'"),
         ("graphs", "FDLAB_FAST is 'graphs': expected +graphs or -graphs"),
+        ("-bf16", "FDLAB_FAST is '-bf16': bf16 changes numbers, so a run's recipe says it"),
     ],
 )
 def test_an_edit_that_means_nothing_is_refused(edits, message):
@@ -93,6 +94,7 @@ def test_an_edit_that_means_nothing_is_refused(edits, message):
 def test_what_the_device_lacks_is_said_once(capsys):
     for _ in range(2):
         assert not choose_fast(CPU, edits="+graphs").graphs
+        assert choose_fast(CPU, edits="all").fused
     assert capsys.readouterr().err == "fdlab: graphs needs CUDA: without it on cpu\n"
 
 
@@ -162,8 +164,14 @@ def test_bf16_trains_and_keeps_float32(plan, data, method):
     fast = choose_fast(CPU, recipe, "")
     trainer = Trainer(config, data, build_teacher(data, teacher), CPU, fast)
     trainer.learner.student.layer1.register_forward_hook(lambda *a: seen.add(a[2].dtype))
-    terms, *_ = trainer.compare(data.rows["train"][:16])
+    terms, mine, theirs, _ = trainer.compare(data.rows["train"][:16])
     assert seen == {torch.bfloat16} and {x.dtype for x in terms.values()} == {torch.float32}
+    outputs = [mine] if theirs is None else [mine, theirs]
+    assert {x.dtype for out in outputs for x in (out.logits, out.feature)} == {torch.float32}
+    with fast.autocast(CPU):
+        heads = trainer.learner.predict(data)
+    ties = [(z == z.amax(dim=1, keepdim=True)).sum(dim=1).max() for z in heads.values()]
+    assert max(ties) == 1  # logits of eight bits would have equal ones
     trainer.update(terms)
     assert {p.dtype for p in trainer.learner.parameters()} == {torch.float32}
     found = train(config, data, build_teacher(data, teacher), CPU, fast=fast)
@@ -257,22 +265,38 @@ def test_runs_of_unequal_length_are_refused(plan, data):
 
 
 class Standing(Recorder):
-    """Records nothing: a replay takes the step from the buffers, as a graph would."""
+    """A recording runs the step and takes everything back, so that what it leaves in Python is
+    there; a replay takes the step from the buffers, as a graph would."""
 
-    stale = False
+    wrong = ""
+    replays = 0
 
     def _warm_up(self, rows):
         self.walk(rows)
 
-    def _record(self):
-        self.graph, self.replays = object(), 0
+    def _capture(self):
+        before = graphs.Snapshot(self.courses)
+        for held in self.rows:
+            held.copy_(self.courses[0].data.rows["train"][: len(held)])
+        for course, held in zip(self.courses, self.rows, strict=True):
+            course.trainer.step(held, graphs.RECORDED)
+        before.restore()
+        if self.wrong == "capture":
+            raise RuntimeError("cannot be recorded\nat all")
+        return object()
 
     def _replay(self, rows):
         self.replays += 1
         for held, own in zip(self.rows, rows, strict=True):
-            held.copy_(own if not self.stale else own.roll(1)[0])
-        for course, own in zip(self.courses, self.rows, strict=True):
-            course.trainer.step(own, None)
+            held.copy_(own if self.wrong != "rows" else own[:1])
+        for number, (course, own) in enumerate(zip(self.courses, self.rows, strict=True)):
+            trainer = course.trainer
+            weights = [p.detach().clone() for p in trainer.learner.parameters()]
+            trainer.step(own, -2 - self.replays)
+            if self.wrong == "weights":  # everything but the step itself
+                torch._foreach_copy_([p.data for p in trainer.learner.parameters()], weights)
+            if self.wrong == "nan" and number == 0:
+                next(iter(trainer.learner.parameters())).data.fill_(float("nan"))
 
 
 @pytest.fixture
@@ -289,11 +313,13 @@ def recorders(monkeypatch):
 
 
 def train_recorded(configs, data):
-    fast = Fast(resident=True, cache=True, graphs=True)
-    courses = [
-        Course(c, data, build_teacher(data, c.teacher), CPU, fast=fast, shared=Shared())
-        for c in configs
-    ]
+    """In step, over one network of each teacher."""
+    fast = Fast(resident=True, cache=True, fused=True, graphs=True)
+    teachers = {c.teacher: (build_teacher(data, c.teacher), Shared()) for c in configs}
+    courses = []
+    for config in configs:
+        model, shared = teachers[config.teacher]
+        courses.append(Course(config, data, model, CPU, fast=fast, shared=shared))
     train_in_step(courses)
     return courses
 
@@ -326,14 +352,26 @@ def test_recorded_steps_are_the_plain_ones(plan, data, recorders):
         assert found.probes.keys() == alone.probes.keys()
 
 
-def test_a_replay_that_ends_elsewhere_is_found_out(plan, data, recorders, monkeypatch, capsys):
-    monkeypatch.setattr(Standing, "stale", True)
-    config = configure(plan, "fdcmkd", "image", "audio")
+@pytest.mark.parametrize(
+    ("wrong", "replays", "message"),
+    [
+        ("rows", 1, "a replayed step leaves the weights"),
+        ("weights", 1, "a replayed step leaves the weights"),
+        ("nan", 1, "a replayed step leaves the weights nan from where"),
+        ("capture", 0, "RuntimeError: cannot be recorded"),
+    ],
+)
+def test_a_recording_that_is_wrong_is_found_out(
+    plan, data, recorders, monkeypatch, capsys, wrong, replays, message
+):
+    """And the run ends as if there had been none; its teacher is read live."""
+    monkeypatch.setattr(Standing, "wrong", wrong)
+    config = configure(plan, "fdcmkd", "audio", "image")
     (course,) = train_recorded([config], data)
-    assert recorders[0].graph is None and recorders[0].replays == 1
-    assert "a replayed step ends" in capsys.readouterr().err
+    assert recorders[0].graph is None and recorders[0].replays == replays
+    assert message in capsys.readouterr().err
     fast = Fast(resident=True, cache=True, fused=True)
-    alone = train(config, data, build_teacher(data, "audio"), CPU, fast=fast)
+    alone = train(config, data, build_teacher(data, "image"), CPU, fast=fast)
     assert course.finish().curves == alone.curves
 
 
@@ -482,14 +520,10 @@ def test_every_part_has_a_line_about_it():
 
 
 def test_where_the_fused_optimiser_is_refused_the_plain_one_steps(plan, data, monkeypatch, capsys):
-    whole = torch.optim.SGD.step
+    def refuse(*_, **__):
+        raise RuntimeError("no fused kernel\n  for this")
 
-    def refuse(self, *rest):
-        if self.defaults["fused"]:
-            raise RuntimeError("no fused kernel\n  for this")
-        return whole(self, *rest)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", refuse)
+    monkeypatch.setattr(torch, "_fused_sgd_", refuse)
     config = configure(plan, "fdcmkd", "image", "audio")
     fast = Fast(resident=True, cache=True, fused=True)
     found = train(config, data, build_teacher(data, "audio"), CPU, fast=fast)

@@ -85,7 +85,8 @@ def count_free_bytes(device) -> int:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     found = [1 << 62]
     if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
         found.append(_read_available() or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE"))

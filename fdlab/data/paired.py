@@ -125,8 +125,9 @@ class PairedData:
     def expect(self, modality: str, batches: Iterable[torch.Tensor], user: Hashable = None) -> None:
         """Rows that a user will ask `batch` for in this order, by these very tensors; where inputs
         are streamed they are read ahead."""
-        if isinstance(self.inputs[modality], Streamed):
-            self.inputs[modality].expect(batches, user)
+        for source in (self.inputs[modality], self.masks):
+            if isinstance(source, Streamed):
+                source.expect(batches, user)
 
     @property
     def evaluation_batch(self) -> int:
@@ -162,8 +163,13 @@ class PairedData:
         Images (uint8) are standardised by the mean and deviation of the training split's pixels,
         depth (uint16 millimetres, float32 metres) likewise, where 0, no reading, becomes the mean;
         spectrograms (float16) go as stored. Without a view images are resized whole, and of frames
-        the middle ones are taken.
+        the middle ones are taken. In float32 under autocast too, which would round a crop's
+        corners.
         """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._read(modality, rows, view)
+
+    def _read(self, modality: str, rows: torch.Tensor, view: View | None) -> torch.Tensor:
         values = self.inputs[modality][rows]
         if values.dtype == torch.int32:
             return values.long()
@@ -220,7 +226,8 @@ class PairedData:
         if self.masks is None:
             return self.labels[rows]
         masks = self.masks[rows][:, None].float()
-        return self._place(masks, modality, view, 1, "nearest")[:, 0].long()
+        with torch.autocast(self.device.type, enabled=False):
+            return self._place(masks, modality, view, 1, "nearest")[:, 0].long()
 
 
 def _prepare(array: np.ndarray) -> np.ndarray:

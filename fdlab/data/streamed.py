@@ -82,15 +82,19 @@ class _Plan:
         while True:
             self._start_next()
             due, future = self.going.popleft()
-            del self.owner.plans[id(due)]
+            self._forget(due)
             if due is rows:
                 return future.result()
 
     def drop(self) -> None:
         for rows in (*self.left, *(due for due, _ in self.going)):
-            del self.owner.plans[id(rows)]
+            self._forget(rows)
         self.left.clear()
         self.going.clear()
+
+    def _forget(self, rows: torch.Tensor) -> None:
+        if self.owner.plans.get(id(rows)) is self:  # another user may have named it since
+            del self.owner.plans[id(rows)]
 
     def _start_next(self) -> None:
         if self.left:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fdlab.losses.precision import in_full_precision
+from fdlab.models.precision import in_full_precision
 
 
 @in_full_precision
@@ -72,7 +72,11 @@ def class_correlation(
 
 
 def _spread(temperatures: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(temperatures, dtype=like.dtype).to(like.device)[:, None, None]
+    """(T, 1, 1), filled on the device: a copy from the host would wait for it."""
+    parts = [
+        torch.full((1, 1), value, dtype=like.dtype, device=like.device) for value in temperatures
+    ]
+    return torch.stack(parts)
 
 
 @torch.no_grad()

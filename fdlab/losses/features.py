@@ -8,7 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from fdlab.core.errors import name_unknown
-from fdlab.losses.precision import in_full_precision
+from fdlab.models.precision import in_full_precision
 
 REDUCTIONS = ("mean", "sum")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from fdlab.losses.precision import in_full_precision
+from fdlab.models.precision import in_full_precision
 
 
 @in_full_precision

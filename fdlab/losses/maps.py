@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fdlab.core.errors import name_unknown
 from fdlab.losses.features import normalise
-from fdlab.losses.precision import in_full_precision
+from fdlab.models.precision import in_full_precision
 from fdlab.spectral.wavelets import decompose
 
 ARRANGEMENTS = ("pooled", "resized")

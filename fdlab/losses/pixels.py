@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from fdlab.losses.features import normalise
-from fdlab.losses.precision import in_full_precision
+from fdlab.models.precision import in_full_precision
 
 FLOOR = 1e-8  # entropy of a position that the teacher is sure of, and length of one without feature
 NEVER = -1e4  # similarity of a memory's empty place: a probability of 0, with finite logarithms

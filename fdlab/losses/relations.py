@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from fdlab.losses.features import normalise
-from fdlab.losses.precision import in_full_precision
+from fdlab.models.precision import in_full_precision
 
 
 @in_full_precision

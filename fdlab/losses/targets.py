@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from fdlab.losses.logits import kl_divergence
-from fdlab.losses.precision import in_full_precision
+from fdlab.models.precision import in_full_precision
 
 
 def drop_target(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,10 @@ from torch import nn
 from fdlab.data.dataset import TASKS
 from fdlab.losses.logits import cross_entropy, kl_divergence
 from fdlab.losses.maps import attention_differences, mean_squares, pool
-from fdlab.losses.precision import in_full_precision
 from fdlab.methods.adapt import Norm
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_positive, require_weights
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import in_full_precision
 
 
 class AFD(Method):

@@ -11,12 +11,12 @@ from fdlab.data.dataset import TASKS
 from fdlab.losses.correlations import kendall_tau
 from fdlab.losses.logits import cross_entropy, kl_divergence, kl_rows
 from fdlab.losses.maps import pool, resize
-from fdlab.losses.precision import in_full_precision
 from fdlab.losses.targets import drop_target
 from fdlab.methods.adapt import Norm
 from fdlab.methods.base import TUNED, Batch, LossTerms, Method, Sizes, require_weights
 from fdlab.methods.pixels import Pixels, flatten_positions
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import in_full_precision
 
 
 class C2KD(Method):

@@ -14,10 +14,10 @@ from fdlab.losses.features import mse, normalise
 from fdlab.losses.logits import cross_entropy, kl_divergence
 from fdlab.losses.maps import average_to, resize
 from fdlab.losses.pixels import memory_relations, pair_relations
-from fdlab.losses.precision import widen
 from fdlab.methods.adapt import Norm
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_positive, require_weights
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import widen
 
 PATCH = 4  # side of the squares of positions that are averaged before channels are compared
 WEIGHTS = (

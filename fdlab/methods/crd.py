@@ -10,10 +10,10 @@ from torch import nn
 from fdlab.core.errors import UserError
 from fdlab.losses.features import normalise
 from fdlab.losses.logits import cross_entropy
-from fdlab.losses.precision import in_full_precision
 from fdlab.losses.relations import contrast
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_positive, require_weights
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import in_full_precision
 
 
 class CRD(Method):

@@ -11,11 +11,11 @@ from torch import nn
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.data.dataset import TASKS
 from fdlab.losses.features import logmse, mse, require_reduction, unit_distance
-from fdlab.losses.precision import in_full_precision, widen
 from fdlab.methods.adapt import match_width
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
 from fdlab.methods.pixels import flatten_positions
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import in_full_precision, widen
 from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands, split_plane
 from fdlab.spectral.bases import require_basis
 

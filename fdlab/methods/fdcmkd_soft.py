@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from fdlab.core.errors import UserError
-from fdlab.losses.precision import widen
 from fdlab.methods.base import Sizes
 from fdlab.methods.fdcmkd import FDCMKD
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import widen
 from fdlab.spectral.bands import BandSplit, split_fourier_softly
 
 

@@ -8,9 +8,9 @@ import torch
 
 from fdlab.losses.correlations import batch_correlation, class_correlation, kl_over
 from fdlab.losses.logits import cross_entropy
-from fdlab.losses.precision import widen
 from fdlab.methods.base import Batch, LossTerms, Method, require_weights
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import widen
 
 TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 STRONG, REST = (3.0, 4.0, 5.0), (2.0, 6.0)  # of the released stronger view, and what it lacks

@@ -10,11 +10,11 @@ from fdlab.core.errors import UserError
 from fdlab.losses.logits import cross_entropy
 from fdlab.losses.maps import average_to
 from fdlab.losses.pixels import entropy_weights, gram_distance
-from fdlab.losses.precision import widen
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
 from fdlab.methods.maps import arrange
 from fdlab.methods.pixels import flatten_positions
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import widen
 
 STAGES = 3
 GRID = (30, 40)  # rows and columns of positions at most

@@ -13,10 +13,10 @@ from torch.nn import functional
 from fdlab.core.errors import UserError
 from fdlab.losses.logits import cross_entropy
 from fdlab.losses.maps import gaussian_nll, require_arrangement
-from fdlab.losses.precision import widen
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_positive, require_weights
 from fdlab.methods.maps import arrange
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import widen
 
 FLOOR = 1e-5  # least variance
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from fdlab.core.errors import UserError
 from fdlab.models.network import Network
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import classify
 from fdlab.models.textcnn import PADDING
 
 POSITIONS, TYPES = 512, 2
@@ -167,8 +168,8 @@ class Bert(Network):
         states = self.encoder(self.embeddings(tokens), there[:, None, None])
         kept = there.unsqueeze(1)  # (N, 1, L)
         maps = {f"layer{i}": states[i - 1].transpose(1, 2) * kept for i in self.shown}
-        feature = self.pooler(states[-1][:, 0])  # (N, L, D) → (N, D)
-        logits = self.classifier(self.dropout(torch.tanh(feature)))
+        feature = classify(states[-1][:, 0], self.pooler)  # (N, L, D) → (N, D)
+        logits = classify(self.dropout(torch.tanh(feature)), self.classifier)
         return ModelOutput(logits, feature, maps, mask=there.to(feature.dtype))
 
     @property

@@ -15,6 +15,7 @@ from fdlab.core.errors import UserError
 from fdlab.models.network import Network
 from fdlab.models.norm import Norm
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import classify, pool
 from fdlab.models.resnet import ResNetEncoder, initialise
 
 RATES = (6, 12, 18)  # dilations of ASPP at 1/16
@@ -77,8 +78,8 @@ class DeepLabV3Plus(Network):
         context = maps["aspp"] = self.aspp(torch.relu(maps["layer4"]))
         low = self.low(torch.relu(maps["layer1"]))
         context = _resize(self.dropout(context), low)  # 1/16 → 1/4
-        scores = self.classifier(self.decoder(torch.cat([context, low], dim=1)))
-        feature = maps["layer4"].mean(dim=(2, 3))  # (N, D, h, w) → (N, D), before the ReLU
+        scores = classify(self.decoder(torch.cat([context, low], dim=1)), self.classifier)
+        feature = pool(maps["layer4"])  # (N, D, h, w) → (N, D), before the ReLU
         return ModelOutput(_resize(scores, x), feature, maps, blocks)
 
     @property

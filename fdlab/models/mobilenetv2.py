@@ -13,6 +13,7 @@ from torch.nn import functional
 from fdlab.models.frames import fold_frames, stack_frames
 from fdlab.models.network import Network
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import classify, pool
 
 BLOCKS = (  # expansion, channels at width 64, how many, stride of the first
     (1, 16, 1, 1),
@@ -99,8 +100,8 @@ class MobileNetV2(Network):
         maps = {"stem": ends[0]} | {name: ends[place] for name, place in STAGES.items()}
         blocks = {f"features.{place}": end for place, end in enumerate(ends[1:-1], 1)}
         last = maps["layer5"]
-        feature = last.mean(dim=(2, 3))  # (N, D, h, w) → (N, D), before the ReLU6
-        logits = self.classifier(functional.relu6(last).mean(dim=(2, 3)))
+        feature = pool(last)  # (N, D, h, w) → (N, D), before the ReLU6
+        logits = classify(pool(functional.relu6(last)), self.classifier)
         return ModelOutput(logits, feature, maps, blocks)
 
     @property

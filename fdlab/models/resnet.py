@@ -14,6 +14,7 @@ from fdlab.models.convolution import Convolution
 from fdlab.models.frames import fold_frames, stack_frames
 from fdlab.models.network import Network
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import classify, pool
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -106,8 +107,8 @@ class ResNet18(ResNetEncoder):
             for found in super().forward(x)
         )
         last = maps["layer4"]
-        feature = last.mean(dim=(2, 3))  # (N, D, h, w) → (N, D), before the ReLU
-        logits = self.fc(torch.relu(last).mean(dim=(2, 3)))
+        feature = pool(last)  # (N, D, h, w) → (N, D), before the ReLU
+        logits = classify(pool(torch.relu(last)), self.fc)
         return ModelOutput(logits, feature, maps, blocks)
 
 

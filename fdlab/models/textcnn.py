@@ -11,6 +11,7 @@ from torch import nn
 
 from fdlab.models.network import Network
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import classify, widen
 
 PADDING = 0  # token id of [PAD]
 
@@ -42,8 +43,8 @@ class TextCNN(Network):
         maps = {"layer1": self.layer1(x, words)}
         maps["layer2"] = x = self.layer2(maps["layer1"], words)
         count = words.sum(dim=2).clamp_min(1)
-        feature = x.sum(dim=2) / count
-        logits = self.fc(torch.relu(x).sum(dim=2) / count)
+        feature = widen(x).sum(dim=2) / count
+        logits = classify(widen(torch.relu(x)).sum(dim=2) / count, self.fc)
         return ModelOutput(logits, feature, maps, mask=words[:, 0].to(x.dtype))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -12,6 +13,8 @@ from fdlab.core.device import choose_device, count_workers
 from fdlab.core.errors import UserError
 from fdlab.data.dataset import Dataset
 from fdlab.data.store import Store, find_dataset, prepare
+
+PRECISION = "FDLAB_PRECISION"  # of every training of a suite
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ def make_plan(
 ) -> Plan:
     """The preset's plan for a data set; an empty list of seeds, or 0, leaves the preset's value.
 
-    study: takes the preset's seeds for that study, where it has fewer.
+    study: takes the preset's seeds for that study, where it has fewer. `$FDLAB_PRECISION` goes
+    before the recipe's precision.
     """
     chosen = find_preset(preset)
     choose_device(device)  # refuses an unknown one before anything runs
@@ -151,6 +155,8 @@ def make_plan(
     few = min(filter(None, choices), key=len)
     own = definition.recipes.get(preset, {})
     train = _adapt(chosen.train, own.get("", {}), epochs)
+    if precision := os.environ.get(PRECISION):
+        train = replace(train, precision=precision)
     return Plan(
         dataset=dataset,
         preset=preset,

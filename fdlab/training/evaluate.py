@@ -14,6 +14,7 @@ from fdlab.methods.base import Method
 from fdlab.methods.pixels import find_pixels, fold
 from fdlab.models.mode import evaluating
 from fdlab.models.output import ModelOutput
+from fdlab.models.precision import widen
 
 JUDGED = ("validation", "test")
 MAP = "test/map"  # in segmentation, (n, H, W) uint8, the raw head's class of every pixel
@@ -73,7 +74,8 @@ class Learner:
 
     @torch.no_grad()
     def predict(self, data: PairedData) -> Predictions:
-        """What every head says of the judged splits, networks in eval mode."""
+        """What every head says of the judged splits, networks in eval mode; heads in float32 under
+        autocast too."""
         found: dict[str, list[torch.Tensor]] = {}
         with evaluating(self.student, self.method):
             for split in JUDGED:
@@ -82,7 +84,7 @@ class Learner:
                 for rows in batches:
                     output = self.student(data.batch(self.modality, rows))
                     if data.masks is None:
-                        heads = self.method.predict(output)
+                        heads = self._judge(output)
                         parts = {f"{split}/{head}": z.float() for head, z in heads.items()}
                     else:
                         targets = data.targets(self.modality, rows)
@@ -91,12 +93,16 @@ class Learner:
                         found.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in found.items()}
 
+    def _judge(self, output: ModelOutput) -> dict[str, torch.Tensor]:
+        with torch.autocast(output.logits.device.type, enabled=False):
+            return self.method.predict(output.apply(widen))
+
     def _count(
         self, split: str, output: ModelOutput, targets: torch.Tensor, classes: int
     ) -> Predictions:
         """Pixel counts of every head, and the raw head's map of the test split."""
         pixels = find_pixels(output, targets, self.last)
-        heads = self.method.predict(fold(output, pixels, self.last))
+        heads = self._judge(fold(output, pixels, self.last))
         found = {}
         for head, scores in heads.items():
             dense = output.logits

@@ -1,8 +1,9 @@
 """What makes training fast: which of it holds on a device, and how each part is switched off.
 
-None of these changes what is computed, but for `bf16`, whose rounding is a network's own noise
-(notebook `14_precision` measures it). `$FDLAB_FAST` edits the choice for a command and everything
-that it starts: `-graphs` without one, `+compile` with one, `none` or `all` to begin from.
+None of these changes what is computed, but for `bf16` (notebook `14_precision` asks whether its
+rounding matters), which therefore belongs to the recipe. `$FDLAB_FAST` edits the others for a
+command and everything that it starts: `-graphs` without one, `+compile` with one, `none` or `all`
+to begin from.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ VARIABLE = "FDLAB_FAST"
 FEATURES = {
     "resident": "the whole data set on the device where it fits, else read ahead in batches",
     "cache": "outputs of a frozen teacher whose input is not augmented are computed once",
-    "channels_last": "channels-last memory for networks and images",
+    "channels_last": "channels-last memory for networks",
     "fused": "the optimiser's update of all parameters in one kernel",
     "autotune": "cuDNN tries its convolutions and keeps the fastest",
-    "bf16": "networks in bfloat16 under autocast, losses in float32",
-    "graphs": "the whole step recorded once as a CUDA graph and replayed",
-    "compile": "networks through torch.compile; costs a minute per network",
+    "graphs": "the whole step recorded once as a CUDA graph and replayed; needs fused",
+    "compile": "the student's network through torch.compile; costs a minute",
+    "bf16": "networks in bfloat16 under autocast, losses in float32; see a recipe's precision",
 }
-CUDA_ALONE = ("fused", "autotune", "bf16", "graphs")  # off elsewhere unless asked for, or refused
+PRECISION = "bf16"  # changes numbers, and so belongs to the recipe and not to `VARIABLE`
+CUDA_ALONE = ("fused", "autotune", "graphs")  # elsewhere off unless asked for, or refused
 AMPERE = (8, 0)  # the first generation that is fast at bf16
 _told: set[str] = set()
+
+# cuBLAS reads it once, before its first product; without it none is deterministic.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @dataclass(frozen=True)
@@ -60,25 +65,28 @@ class Fast:
     def running(self, device: torch.device) -> Iterator[None]:
         """The process's settings of a training; afterwards they are as before.
 
-        deterministic: an operation without a deterministic form on CUDA is an error that names it.
+        float32 means float32: cuDNN's convolutions do not take TF32 for it. deterministic: an
+        operation without a deterministic form on CUDA is an error that names it.
         """
         if device.type != "cuda":
             yield
             return
         cudnn = torch.backends.cudnn
-        before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+        before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+        strict = torch.are_deterministic_algorithms_enabled()
         cudnn.benchmark = self.autotune and not self.deterministic
-        cudnn.deterministic = self.deterministic
+        cudnn.deterministic, cudnn.allow_tf32 = self.deterministic, False
         torch.use_deterministic_algorithms(self.deterministic)
         try:
-            yield
+            with torch.cuda.device(device):
+                yield
         except RuntimeError as error:
-            if self.deterministic and "deterministic implementation" in str(error):
+            if self.deterministic and "deterministic" in str(error):
                 raise UserError(f"deterministic training: {str(error).split('.')[0]}") from None
             raise
         finally:
-            cudnn.benchmark, cudnn.deterministic = before[:2]
-            torch.use_deterministic_algorithms(before[2])
+            cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = before
+            torch.use_deterministic_algorithms(strict)
 
 
 def choose_fast(
@@ -86,27 +94,28 @@ def choose_fast(
 ) -> Fast:
     """What holds on a device by default, edited by `edits` (None: `$FDLAB_FAST`).
 
-    On the CPU everything that is not CUDA's alone; on CUDA everything but `compile`. A recipe's
-    `precision` goes before both. What was asked for and is not supported is said in one line.
+    On the CPU everything that is not CUDA's alone; on CUDA everything but `compile`. bf16 is the
+    recipe's `precision`: "auto" takes it on CUDA. What was asked for and is not supported is said
+    in one line.
     """
     cuda = device.type == "cuda"
     found = {name: name != "compile" and (cuda or name not in CUDA_ALONE) for name in FEATURES}
-    asked = read_edits(os.environ.get(VARIABLE, "") if edits is None else edits)
-    found |= asked
-    if train is not None and train.precision != "auto":
-        found["bf16"] = train.precision == "bf16"
-    elif found["bf16"] and cuda and torch.cuda.get_device_capability(device) < AMPERE:
-        found["bf16"] = False
+    text = os.environ.get(VARIABLE, "") if edits is None else edits
+    found |= read_edits(text)
+    precision = "auto" if train is None else train.precision
+    found[PRECISION] = precision == PRECISION or (precision == "auto" and cuda)
+    if found[PRECISION] and cuda and torch.cuda.get_device_capability(device) < AMPERE:
+        found[PRECISION] = False
         tell(f"bf16 is slow on {torch.cuda.get_device_name(device)}: float32 instead")
     for name in ("autotune", "graphs"):
         if found[name] and not cuda:
             found[name] = False
-            if edits != "all" and asked.get(name):
+            if f"+{name}" in text:
                 tell(f"{name} needs CUDA: without it on {device.type}")
-    exact = train is not None and train.deterministic
-    if exact and cuda:  # cuBLAS reads it when it is first used
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return Fast(**found, deterministic=exact)
+    if found["graphs"] and not found["fused"]:
+        found["graphs"] = False
+        tell("graphs is off: it needs fused")
+    return Fast(**found, deterministic=train is not None and train.deterministic)
 
 
 def read_edits(text: str) -> dict[str, bool]:
@@ -119,6 +128,11 @@ def read_edits(text: str) -> dict[str, bool]:
         name = part.lstrip("+-")
         if name not in FEATURES:
             raise name_unknown(f"part of {VARIABLE}", name, [*FEATURES, "none", "all"])
+        if name == PRECISION:
+            raise UserError(
+                f"{VARIABLE} is {text!r}: bf16 changes numbers, so a run's recipe says it: "
+                "--precision bf16 or float32"
+            )
         if part[0] not in "+-":
             raise UserError(f"{VARIABLE} is {text!r}: expected +{name} or -{name}")
         found[name] = part[0] == "+"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import gc
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 WARM = 3  # plain steps before recording: libraries choose their routines, optimisers their state
 CHECKED = 2  # replayed steps that are also taken plainly; two, so that nothing stale passes
 APART = 0.1  # of a step's length, by which the two may differ: sums in another order, rounded
+RECORDED = -1  # a step's number while it is recorded: no other has it, so nothing of it is kept
 
 Rows = tuple[torch.Tensor, ...]  # one batch of row numbers per course
 
@@ -76,22 +79,39 @@ class Recorder:
         if not all(course.trainer.fast.graphs for course in self.courses):
             self._give_up("not every step's optimiser is fused")
             return
+        try:
+            self.graph = self._capture()
+        except Exception as error:  # whatever a method does that a graph cannot hold
+            first = error.__context__ or error  # the end of a broken recording fails as well
+            self._give_up(f"{type(first).__name__}: {next(iter(str(first).splitlines()), '')}")
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Record a step from the buffers of rows; nothing of it runs."""
         graph = torch.cuda.CUDAGraph()
         for generator in find_generators(self.courses):
             graph.register_generator_state(generator)
-        try:
-            with torch.cuda.graph(graph):
-                main = torch.cuda.current_stream(self.device)
-                for course, rows, stream in zip(self.courses, self.rows, self.streams, strict=True):
-                    stream.wait_stream(main)
-                    with torch.cuda.stream(stream):
-                        course.trainer.step(rows, course.step)
-                for stream in self.streams:
-                    main.wait_stream(stream)
-        except Exception as error:  # whatever a method does that a graph cannot hold
-            self._give_up(f"{type(error).__name__}: {str(error).splitlines()[0]}")
-        else:
-            self.graph = graph
+        main, stream = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        torch.cuda.synchronize(self.device)
+        gc.collect()
+        torch.cuda.empty_cache()
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream):
+            graph.capture_begin()
+            try:
+                self._take_apart(stream)
+            finally:
+                for own in self.streams:
+                    stream.wait_stream(own)
+                graph.capture_end()
+        main.wait_stream(stream)
+        return graph
+
+    def _take_apart(self, stream: torch.cuda.Stream) -> None:
+        """Every course's step on a stream of its own."""
+        for course, rows, own in zip(self.courses, self.rows, self.streams, strict=True):
+            own.wait_stream(stream)
+            with torch.cuda.stream(own):
+                course.trainer.step(rows, RECORDED)
 
     def _replay(self, rows: Rows) -> None:
         for held, own in zip(self.rows, rows, strict=True):
@@ -100,24 +120,18 @@ class Recorder:
 
     def _check(self, rows: Rows) -> None:
         """Replay the step, go back, take it plainly, and compare where the two ended."""
-        generators = find_generators(self.courses)
-        changing = list(list_changing(self.courses))
-        before = [x.detach().clone() for x in changing]
-        states = [generator.get_state() for generator in generators]
-        random = read_random(self.device)
+        before = Snapshot(self.courses)
         self._replay(rows)
-        replayed = [x.detach().clone() for x in changing]
-        with torch.no_grad():
-            for x, value in zip(changing, before, strict=True):
-                x.copy_(value)
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        set_random(random, self.device)
+        replayed = Snapshot(self.courses)
+        before.restore()
         self.walk(rows)
-        apart = measure_distance(changing, replayed)
-        length = measure_distance(changing, before)
-        if apart > APART * length:  # neither where both are not a number
-            self._give_up(f"a replayed step ends {apart / length:.0%} of its length off the plain")
+        plain = Snapshot(self.courses)
+        for kind in plain.values:
+            apart, length = plain.measure(replayed, kind), plain.measure(before, kind)
+            if math.isfinite(length) and not apart <= APART * length:
+                self._give_up(f"a replayed step leaves the {kind} {apart:.2g} from where a plain "
+                              f"step of length {length:.2g} leaves them")  # fmt: skip
+                return
 
     def _give_up(self, why: str) -> None:
         self.graph, self.why = None, why
@@ -153,20 +167,42 @@ def find_generators(courses: list[Course]) -> list[torch.Generator]:
     return found
 
 
-def list_changing(courses: list[Course]) -> Iterable[torch.Tensor]:
-    """Every tensor that a step changes, but gradients: weights, buffers, the optimiser's state and
-    the sums of the epoch."""
-    for course in courses:
-        trainer = course.trainer
-        networks = list(trainer.learner.parts.values())
-        if trainer.learner.peer is None and trainer.read_teacher is not None:
-            networks.append(trainer.read_teacher.model)  # whose batch norm may drift
-        for part in networks:
-            yield from part.parameters()
-            yield from part.buffers()
-        for state in trainer.optimiser.state.values():
-            yield from (x for x in state.values() if isinstance(x, torch.Tensor))
-        yield from trainer.tally.sums.values()
+class Snapshot:
+    """A copy of all that a step changes, but gradients, by kind, and of every generator's state."""
+
+    def __init__(self, courses: list[Course]):
+        self.device, self.generators = courses[0].data.device, find_generators(courses)
+        self.live: dict[str, list[torch.Tensor]] = {
+            kind: [] for kind in ("weights", "buffers", "optimiser", "sums")
+        }
+        for trainer in (course.trainer for course in courses):
+            networks = list(trainer.learner.parts.values())
+            if trainer.learner.peer is None and trainer.read_teacher is not None:
+                networks.append(trainer.read_teacher.model)  # whose batch norm may drift
+            for part in networks:
+                self.live["weights"] += part.parameters()
+                self.live["buffers"] += part.buffers()
+            for state in trainer.optimiser.state.values():
+                self.live["optimiser"] += [x for x in state.values() if torch.is_tensor(x)]
+            self.live["sums"] += trainer.tally.sums.values()
+        self.values = {k: [x.detach().clone() for x in found] for k, found in self.live.items()}
+        self.states = [generator.get_state() for generator in self.generators]
+        self.random = read_random(self.device)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for kind, found in self.live.items():
+            for x, value in zip(found, self.values[kind], strict=True):
+                x.copy_(value)
+        for generator, state in zip(self.generators, self.states, strict=True):
+            generator.set_state(state)
+        set_random(self.random, self.device)
+
+    def measure(self, other: Snapshot, kind: str) -> float:
+        """Euclidean distance of all tensors of a kind."""
+        pairs = zip(self.values[kind], other.values[kind], strict=True)
+        squares = [(a.double() - b.double()).square().sum() for a, b in pairs]
+        return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
 def read_random(device: torch.device) -> list[torch.Tensor]:
@@ -182,16 +218,9 @@ def set_random(states: list[torch.Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def measure_distance(one: list[torch.Tensor], two: list[torch.Tensor]) -> float:
-    """Euclidean distance over all tensors of floats."""
-    pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.is_floating_point()]
-    squares = [(a.detach().double() - b.double()).square().sum() for a, b in pairs]
-    return float(torch.stack(squares).sum().sqrt())
-
-
 class Compiled:
-    """A network through `torch.compile`, for batches of one size; for others, and where compiling
-    fails, which is said in one line, as it is."""
+    """A student's network through `torch.compile`, for batches of one size; for others, and where
+    compiling fails, which is said in one line, as it is."""
 
     def __init__(self, model: nn.Module, fast: Fast, size: int):
         self.model, self.size = model, size

@@ -56,7 +56,7 @@ class Course:
         fast: Fast | None = None,
         shared: Shared | None = None,
     ):
-        self.trainer = Trainer(config, data, teacher_model, device, fast, shared)
+        self.trainer = Trainer(config, data, teacher_model, device, fast, shared or Shared())
         self.config, self.data, self.report = config, data, report
         self.order = torch.Generator().manual_seed(derive_seed(config.seed, "order"))
         self.trained = Trained({}, {}, {}, {}, self.trainer.learner.count_parameters())
@@ -74,7 +74,7 @@ class Course:
         self.rate, self.samples = poly(train, self.epoch), 0
         self.trainer.start_epoch(self.rate, (self.epoch + 1) / train.epochs)
         batches = _shuffle(self.data.rows["train"], self.size, self.order)
-        self.data.expect(self.config.student, batches, self)
+        self.data.expect(self.config.student, batches, id(self))
         if self.trainer.read_teacher is not None:
             self.trainer.read_teacher.expect(batches)
         return batches
@@ -123,7 +123,7 @@ class Course:
                 self._log()
             except UserError as error:
                 self.error = error
-            self.report(self.epoch)
+        self.report(self.epoch)
 
     def _log(self) -> None:
         if not self.samples:

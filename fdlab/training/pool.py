@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +75,8 @@ def gather_packs(configs: Iterable[RunConfig], size: int) -> list[list[RunConfig
 
 def _train_missing(configs: list[RunConfig], device: str) -> None:
     missing = find_missing(configs)
-    packs = gather_packs(missing.values(), count_pack())
+    share = math.ceil(len(missing) / count_workers())  # a worker without work helps nobody
+    packs = gather_packs(missing.values(), max(min(count_pack(), share), 1))
     workers = min(len(packs), count_workers())
     if workers == 1:
         for pack in packs:

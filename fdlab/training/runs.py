@@ -52,6 +52,7 @@ CODE = (
     "fdlab.core.seeding",
     "fdlab.data.augment",
     "fdlab.data.paired",
+    "fdlab.data.streamed",
     "fdlab.losses",
     "fdlab.methods",
     "fdlab.models",
@@ -217,6 +218,12 @@ def ensure_pack(
     """The finished runs of configurations of one data set and recipe, in their order; those that
     do not exist are trained in step, in this process, over one copy of the data set."""
     configs = [complete(config) for config in configs]
+    kinds = {digest([config.dataset, config.data_options, config.train]) for config in configs}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{len(configs)} runs are to train in step: expected one data set and recipe, found "
+            f"{len(kinds)}"
+        )
     stores = [prepare(config.dataset, config.data_options) for config in configs]
     pairs = zip(configs, stores, strict=True)
     folders = [paths.runs() / fingerprint(config, store) for config, store in pairs]
@@ -230,7 +237,7 @@ def ensure_pack(
     found: dict[Path, Run | None] = {}
     for folder in [folder for folder in wanted if folder in teachers]:  # before their students
         found[folder] = ensure_run(wanted.pop(folder), device=device, force=force)
-    if force or not all(map(open_run, wanted)):
+    if force or not all(folder.is_dir() for folder in wanted):
         for teacher in teachers.values():  # before a lock is held
             ensure_run(teacher, device=device)
     with ExitStack() as locks:
@@ -304,13 +311,19 @@ def clean_runs(everything: bool = False) -> list[Path]:
 
 
 def build_untrained(
-    store: Store, data: PairedData, modality: str, width: int, seed: int
+    store: Store,
+    data: PairedData,
+    modality: str,
+    width: int,
+    seed: int,
+    channels_last: bool = True,
 ) -> nn.Module:
     """A network as initialised, in eval mode on the data's device: what training starts from.
 
     Its batch norm is settled on the training inputs; our choice, see `settle_norms`.
     """
-    model = place(build_model(store, modality, width=width, seed=seed), data.device)
+    model = build_model(store, modality, width=width, seed=seed)
+    model = place(model, data.device, channels_last)
     rows = data.rows["train"].split(data.evaluation_batch)
     return settle_norms(model.eval(), (data.batch(modality, part) for part in rows))
 
@@ -331,7 +344,8 @@ def load_teacher(
         return None, None
     if config.teacher_kind == "untrained":
         seed = config.teacher_seed
-        return build_untrained(store, data, config.teacher, config.width, seed), None
+        width = config.width
+        return build_untrained(store, data, config.teacher, width, seed, channels_last), None
     if own := find_teacher(config):
         run = ensure_run(own, device=str(device))
         return place(run.load_student(store), device, channels_last), run.record.fingerprint

@@ -151,7 +151,7 @@ class Teacher:
     def expect(self, batches: list[torch.Tensor]) -> None:
         """Training rows that will be asked for, see `PairedData.expect`."""
         if self.cache is None and self.order is None:
-            self.data.expect(self.modality, batches, self)
+            self.data.expect(self.modality, batches, id(self))
 
     @torch.no_grad()
     def _forward(self, inputs: torch.Tensor) -> ModelOutput:
@@ -215,7 +215,7 @@ class Peer:
         """Nothing is computed once: every step changes the network."""
 
     def expect(self, batches: list[torch.Tensor]) -> None:
-        self.data.expect(self.modality, batches, self)
+        self.data.expect(self.modality, batches, id(self))
 
 
 def seat_teacher(

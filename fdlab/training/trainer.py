@@ -11,11 +11,11 @@ from fdlab.core.config import RunConfig, TrainConfig
 from fdlab.core.errors import UserError
 from fdlab.core.seeding import derive_seed
 from fdlab.data.paired import PairedData
-from fdlab.losses.precision import widen
 from fdlab.methods.base import FRESH, TUNED, Batch, LossTerms, Sizes, build_method
 from fdlab.methods.pixels import find_pixels, fold
 from fdlab.models.build import build_model, load_weights, place
 from fdlab.models.output import ModelOutput, describe
+from fdlab.models.precision import widen
 from fdlab.training.evaluate import Learner
 from fdlab.training.fast import Fast, choose_fast, without
 from fdlab.training.graphs import Compiled
@@ -121,10 +121,11 @@ class Trainer:
         loss = torch.stack(list(terms.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        first = not self.optimiser.state
         try:
             self.optimiser.step()
         except RuntimeError as error:
-            if not self.fast.fused or self.optimiser.state_dict()["state"]:
+            if not (self.fast.fused and first):
                 raise
             self.fast = without(without(self.fast, "fused", str(error)), "graphs", "it needs fused")
             self.optimiser = self._build_optimiser()
@@ -191,7 +192,7 @@ def build_optimiser(
     rate = train.learning_rate
     given = {
         "weight_decay": train.weight_decay,
-        "fused" if fast.fused or fast.graphs else "foreach": True,
+        "fused" if fast.fused else "foreach": True,
     }
     if fast.graphs:  # a recorded step reads its learning rate from the device
         given["lr"] = torch.tensor(rate, dtype=torch.float32, device=device)

@@ -1,4 +1,4 @@
-"""Losses in float32 whatever the networks computed in."""
+"""Heads and losses in float32 whatever the networks compute in."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ def in_full_precision(loss: Callable[..., Any]) -> Callable[..., Any]:
             return loss(*values, **named)
 
     return run
+
+
+@in_full_precision
+def classify(pooled: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
+    """A network's last layer. Logits of eight bits would tie, and they are kept and compared."""
+    return classifier(pooled)
+
+
+def pool(maps: torch.Tensor) -> torch.Tensor:
+    """(N, D, h, w) → (N, D), the mean over the positions."""
+    return widen(maps).mean(dim=(2, 3))
