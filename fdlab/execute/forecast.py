@@ -6,7 +6,7 @@ And what the paper's main table would take on the devices that were measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from fdlab.studies.embedding import configure_embedding
 from fdlab.studies.gradients import configure_probes
 from fdlab.studies.methods import configure_survey
 from fdlab.studies.plan import Plan, make_plan
+from fdlab.studies.precision import configure_precision
 from fdlab.studies.projection import DATA, INPUTS, find_block, find_rate, project
 from fdlab.studies.protocol import configure_audit
 from fdlab.studies.segmentation import configure_segmentation
@@ -42,6 +43,7 @@ from fdlab.studies.sensitivity import configure_grid
 from fdlab.studies.similarity import configure_similarity
 from fdlab.studies.timings import COMMAND, Timing, read_timings
 from fdlab.training.evaluate import JUDGED
+from fdlab.training.fast import choose_fast
 from fdlab.training.pool import find_missing, find_teachers
 from fdlab.training.runs import complete, fingerprint, list_runs
 
@@ -66,6 +68,7 @@ NEEDS: dict[str, Needs] = {
         plan, p["methods"], p["directions"]).values(),
     "ablation": lambda plan, p: configure_ablation(plan, p["tables"], p["directions"]).values(),
     "sensitivity": lambda plan, p: configure_grid(plan, p["weights"], p["directions"]).values(),
+    "precision": lambda plan, p: configure_precision(plan, p["methods"], p["direction"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
 TIMED_STEPS = 5
@@ -179,16 +182,18 @@ def estimate_seconds(configs: Iterable[RunConfig]) -> tuple[float, str]:
     ]
     total, timed, used = 0.0, {}, []
     for config in configs:
-        alike = [r for r in records if _describe_kind(r.config) == _describe_kind(config)]
+        kind = _describe_kind(config, device)
+        alike = [r for r in records if _describe_kind(r.config, device) == kind]
         alike = [r for r in alike if r.config.method == config.method] or alike
+        usual = kind == _describe_kind(_forget_precision(config), device)
+        rates = timings if usual else []  # the benchmark's, in the device's own precision
         if alike:
             epoch = float(np.median([r.seconds / r.config.train.epochs for r in alike]))
             used.append("from finished runs here")
-        elif measured := next(filter(None, (_look_up_epoch(config, t) for t in timings)), None):
+        elif measured := next(filter(None, (_look_up_epoch(config, t) for t in rates)), None):
             epoch, date = measured
             used.append(f"from rates measured on {date}")
         else:
-            kind = _describe_kind(config)
             if kind not in timed:
                 timed[kind] = _time_epoch(config, device)
             epoch = timed[kind]
@@ -199,9 +204,14 @@ def estimate_seconds(configs: Iterable[RunConfig]) -> tuple[float, str]:
     return total / workers, f"{basis}, {workers} side by side"
 
 
-def _describe_kind(config: RunConfig) -> tuple:
-    """Runs that take about as long an epoch."""
-    return config.dataset, config.student, config.width, config.train.batch_size
+def _describe_kind(config: RunConfig, device: torch.device) -> tuple:
+    """Runs that take about as long an epoch; bf16 is another kind, slow where it is emulated."""
+    bf16 = choose_fast(device, config.train).bf16
+    return config.dataset, config.student, config.width, config.train.batch_size, bf16
+
+
+def _forget_precision(config: RunConfig) -> RunConfig:
+    return replace(config, train=replace(config.train, precision="auto"))
 
 
 def _look_up_epoch(config: RunConfig, timing: Timing) -> tuple[float, str] | None:
@@ -228,8 +238,11 @@ def _time_epoch(config: RunConfig, device: torch.device) -> float:
     batch = data.batch(config.student, data.rows["train"][: config.train.batch_size])
     torch.set_num_threads(count_threads())
 
+    fast = choose_fast(device, config.train)
+
     def forward() -> torch.Tensor:
-        return model(batch).logits.float().sum()
+        with fast.autocast(device):
+            return model(batch).logits.float().sum()
 
     seconds = []
     for work in (lambda: forward().backward(), torch.no_grad()(forward)):

@@ -34,6 +34,7 @@ SHOWN = {
     "methods": "gain",
     "segmentation": "overlays",
     "speed": "targets",
+    "precision": "endings",
 }
 SHORT = ("comparison", "segmentation")  # kept and shown of the data sets of suite `tasks`
 SMALL = (0.55, 96)  # of the PNGs' 300 dots per inch, and colours

@@ -15,5 +15,6 @@ STEMS = (
     "methods",
     "segmentation",
     "speed",
+    "precision",
     "report",
 )

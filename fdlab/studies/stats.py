@@ -26,6 +26,19 @@ def average_seeds(values: np.ndarray | list[float], level: float = LEVEL) -> Est
     return Estimate(mean, mean - half, mean + half, n)
 
 
+def estimate_deviation(values: np.ndarray | list[float], level: float = LEVEL) -> Estimate:
+    """Standard deviation over S seeds with its chi-squared interval, which takes them as normal;
+    one seed has none."""
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 2:
+        return Estimate(math.nan, math.nan, math.nan, n)
+    found = float(values.std(ddof=1))
+    tails = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], n - 1)
+    low, high = found * np.sqrt((n - 1) / tails)
+    return Estimate(found, float(low), float(high), n)
+
+
 def average_samples(values: np.ndarray, seed: int = 0) -> Estimate:
     """Mean over samples with a percentile bootstrap interval."""
     values = np.asarray(values, dtype=float)
@@ -175,14 +188,37 @@ def count_seeds(deviation: float, difference: float, level: float = LEVEL) -> in
     effect = abs(difference) / deviation if deviation > 0 else math.inf
     if effect == math.inf:
         return 2
+    return _find_fewest(lambda seeds: _power(effect, seeds, level))
+
+
+def count_seeds_within(deviation: float, margin: float, level: float = LEVEL) -> int:
+    """The fewest seeds with which the t interval of a paired difference that is truly 0 lies inside
+    ±margin with 80 % probability; at most `MOST_SEEDS`, which then means: out of reach."""
+    if deviation == 0:
+        return 2
+    return _find_fewest(lambda seeds: _chance_within(margin / deviation, seeds, level))
+
+
+def _find_fewest(power: Callable[[int], float]) -> int:
+    """The fewest seeds from 2 with `POWER`, which grows with them."""
     low, high = 2, MOST_SEEDS
     while low < high:
         middle = (low + high) // 2
-        if _power(effect, middle, level) >= POWER:
+        if power(middle) >= POWER:
             high = middle
         else:
             low = middle + 1
     return low
+
+
+def _chance_within(margin: float, seeds: int, level: float, points: int = 4096) -> float:
+    """Of an interval about 0 to lie inside ±margin, in deviations: given the sample's deviation u
+    the mean is normal, and u is averaged over its quantiles."""
+    freedom = seeds - 1
+    quantiles = (np.arange(points) + 0.5) / points
+    u = np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
+    room = margin * math.sqrt(seeds) - stats.t.ppf((1 + level) / 2, freedom) * u
+    return float(np.where(room > 0, 2 * stats.norm.cdf(room) - 1, 0.0).mean())
 
 
 def _power(effect: float, seeds: int, level: float) -> float:
