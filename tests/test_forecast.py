@@ -130,7 +130,8 @@ def test_the_command_projects_on_every_device_that_was_measured(tmp_path, monkey
     assert note.startswith("training-broken.json is not valid JSON")
 
 
-def test_a_measured_rate_of_this_device_comes_before_timing_steps(empty):
+def test_a_measured_rate_of_this_device_comes_before_timing_steps(empty, monkeypatch):
+    monkeypatch.setenv("FDLAB_WORKERS", "1")
     here = describe_device(torch.device("cpu"))
     cpu = alter(make_cpu(), "device", to=here)
     plan = make_plan("digits", "smoke", seeds=[0])
