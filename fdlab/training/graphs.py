@@ -82,8 +82,9 @@ class Recorder:
         try:
             self.graph = self._capture()
         except Exception as error:  # whatever a method does that a graph cannot hold
-            first = error.__context__ or error  # the end of a broken recording fails as well
-            self._give_up(f"{type(first).__name__}: {next(iter(str(first).splitlines()), '')}")
+            while error.__context__ is not None:  # the end of a broken recording fails as well
+                error = error.__context__
+            self._give_up(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Record a step from the buffers of rows; nothing of it runs."""
@@ -100,18 +101,22 @@ class Recorder:
             try:
                 self._take_apart(stream)
             finally:
-                for own in self.streams:
-                    stream.wait_stream(own)
                 graph.capture_end()
         main.wait_stream(stream)
         return graph
 
     def _take_apart(self, stream: torch.cuda.Stream) -> None:
-        """Every course's step on a stream of its own."""
-        for course, rows, own in zip(self.courses, self.rows, self.streams, strict=True):
-            own.wait_stream(stream)
-            with torch.cuda.stream(own):
-                course.trainer.step(rows, RECORDED)
+        """Every course's step on a stream of its own, which come together again."""
+        parted = []
+        try:
+            for course, rows, own in zip(self.courses, self.rows, self.streams, strict=True):
+                own.wait_stream(stream)
+                parted.append(own)
+                with torch.cuda.stream(own):
+                    course.trainer.step(rows, RECORDED)
+        finally:
+            for own in parted:
+                stream.wait_stream(own)
 
     def _replay(self, rows: Rows) -> None:
         for held, own in zip(self.rows, rows, strict=True):
