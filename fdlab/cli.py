@@ -129,6 +129,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("doctor", _doctor, "what this machine has, and what is missing")
     sub = add("publish", _publish, "copy a finished suite into outputs/reference and the README")
     add_choice(sub)
+    sub.add_argument("--suite", default="", help="speed, which is published by itself")
     sub = add("redraw", _redraw, "draw published results again, without training")
     add_choice(sub)
     sub.add_argument("--venue", default="aaai", help="column widths: aaai, cvpr, icml, neurips")
@@ -441,8 +442,8 @@ def _doctor(options) -> None:
 def _publish(options) -> None:
     from fdlab.execute.publish import publish, write_gallery
 
-    folder = publish(options.dataset, options.preset)
-    readme = write_gallery(options.dataset, options.preset)
+    folder = publish(options.dataset, options.preset, options.suite)
+    readme = write_gallery(options.dataset, options.preset, options.suite)
     print(f"fdlab: published to {folder}; gallery written to {readme}")
 
 

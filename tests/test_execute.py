@@ -262,6 +262,8 @@ def test_publishing_copies_and_fills_the_gallery(finished, isolated_home):
     assert not list(folder.rglob("*.safetensors"))
     with pytest.raises(UserError, match="is not finished"):
         publish("planted", "quick")
+    with pytest.raises(UserError, match="suite that is published by itself 'core'"):
+        publish("digits", "smoke", "core")
 
 
 def test_plain_papermill_runs_a_notebook_with_its_own_parameters(finished, isolated_home, tmp_path):

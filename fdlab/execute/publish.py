@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from fdlab.core import paths
-from fdlab.core.errors import UserError
+from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.files import checksums, replace_folder, write_json, write_text
 from fdlab.core.results import read_result
-from fdlab.execute.ledger import find_unfinished
-from fdlab.execute.suite import list_datasets, read_suites
+from fdlab.execute.ledger import find_unfinished, stem_of
+from fdlab.execute.suite import REPORT, list_datasets, read_suites
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
 from fdlab.studies import STEMS
 from fdlab.studies.report import find_question
@@ -36,30 +37,42 @@ SHOWN = {
     "speed": "targets",
     "precision": "endings",
 }
+APART = ("speed",)  # suites about this machine rather than a data set
 SHORT = ("comparison", "segmentation")  # kept and shown of the data sets of suite `tasks`
 SMALL = (0.55, 96)  # of the PNGs' 300 dots per inch, and colours
 FINE = {"segmentation-overlays": (0.4, 256)}  # figures whose colours mean something
 
 
-def publish(dataset: str, preset: str) -> Path:
+def publish(dataset: str, preset: str, suite: str = "") -> Path:
     """Records, results, tables and small PNGs of one finished suite, with a manifest; under 5 MB.
 
     The core suite (of a data set of suite `tasks`, that one) has to be finished, and of the others
-    whatever was begun; of suite `tasks` two studies are kept. Everything can be drawn again from it
-    without training: `fdlab redraw`.
+    whatever was begun, but for those of `APART`, which are published by name, into a folder of
+    their own; of suite `tasks` two studies are kept. Everything can be drawn again from it without
+    training: `fdlab redraw`.
     """
     source = paths.suite_folder(dataset, preset)
     suites = read_suites(dataset)
-    first = "tasks" if dataset in list_datasets("tasks") else "core"
-    begun = [n for n in suites["all"] if (source / "notebooks" / f"{n}.ipynb").is_file()]
-    unfinished = find_unfinished(source, list(dict.fromkeys([*suites[first], *begun])))
+    apart = [name for each in APART for name in suites[each] if name != REPORT]
+    if suite:
+        if suite not in APART:
+            raise name_unknown("suite that is published by itself", suite, APART)
+        wanted = apart
+        kept = [stem_of(name) for name in wanted]
+    else:
+        first = "tasks" if dataset in list_datasets("tasks") else "core"
+        begun = [n for n in suites["all"] if (source / "notebooks" / f"{n}.ipynb").is_file()]
+        wanted = [n for n in dict.fromkeys([*suites[first], *begun]) if n not in apart]
+        stems = set(map(stem_of, apart))
+        kept = SHORT if first == "tasks" else [stem for stem in STEMS if stem not in stems]
+    unfinished = find_unfinished(source, wanted)
     if unfinished:
         raise UserError(
             f"{source} is not finished (missing or changed: {', '.join(unfinished)}): run "
-            f"`fdlab reproduce --dataset {dataset} --preset {preset}` first"
+            f"`fdlab reproduce --dataset {dataset} --preset {preset}"
+            f"{f' --suite {suite}' if suite else ''}` first"
         )
-    target = paths.reference() / source.name
-    kept = SHORT if first == "tasks" else STEMS
+    target = paths.reference() / (f"{source.name}-{suite}" if suite else source.name)
     with replace_folder(target) as beside:
         for kind, pattern in ((RESULTS, "*.json"), (TABLES, "*"), (FIGURES, "*.png")):
             (beside / kind).mkdir()
@@ -96,21 +109,29 @@ def _shrink(source: Path, target: Path) -> None:
 
 
 def _squeeze(source: Path, target: Path) -> None:
-    """JSON without the blanks, a third of its size."""
-    value = json.loads(source.read_text(encoding="utf-8"))
+    """JSON without the blanks, and numbers with seven digits: a quarter of its size."""
+    value = _shorten(json.loads(source.read_text(encoding="utf-8")))
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     target.write_text(text + "\n", encoding="utf-8")
 
 
-def write_gallery(dataset: str, preset: str) -> Path:
+def _shorten(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {name: _shorten(item) for name, item in value.items()}
+    return [_shorten(item) for item in value] if isinstance(value, list) else value
+
+
+def write_gallery(dataset: str, preset: str, suite: str = "") -> Path:
     """Draw the README's gallery from the published results: question, figure, finding.
 
     It stands between two comments that name it: `gallery`, or `gallery of <dataset>` for a data set
-    of suite `tasks`, of which less is shown.
+    of suite `tasks`, of which less is shown, or `gallery of <suite>` for one of `APART`.
     """
-    folder = paths.reference() / f"{dataset}-{preset}"
+    folder = paths.reference() / (f"{dataset}-{preset}" + (f"-{suite}" if suite else ""))
     short = dataset in list_datasets("tasks")
-    name = f"gallery of {dataset}" if short else "gallery"
+    name = f"gallery of {suite or dataset}" if suite or short else "gallery"
     begin, end = BEGIN.format(name), END.format(name)
     readme = paths.root() / "README.md"
     text = readme.read_text(encoding="utf-8")
