@@ -47,25 +47,34 @@ def main() -> None:
     device = choose_device(asked.device)
     torch.set_num_threads(1)
     names = [name for name in asked.methods.split(",") if name]
-    rows = {name: time_method(name, device, asked.repeats) for name in names}
-    parts = time_parts(device, asked.repeats)
-    print(f"{'method':14s} " + " ".join(f"{k} classes (ms)".rjust(16) for k in CLASSES))
-    for name, found in rows.items():
-        print(f"{name:14s} " + " ".join(f"{found[str(k)]:16.2f}" for k in CLASSES))
-    for name, found in parts.items():
-        print(f"{name}: {found['ms']:.2f} ms, plain form {found['plain_ms']:.2f} ms "
-              f"({found['ratio']:.1f} times as long)")  # fmt: skip
+    found = time_losses(names, device, asked.repeats)
+    print_losses(found)
     result = {
         "device": describe_device(device),
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
+    }
+    Path(asked.out).write_text(json.dumps(result | found, indent=1) + "\n")
+
+
+def time_losses(names: list[str], device: torch.device, repeats: int) -> dict[str, object]:
+    """The sizes; method → classes → milliseconds; the fast parts beside their plain forms."""
+    return {
         "batch": COUNT,
         "feature": WIDTH,
         "maps": {name: list(shape) for name, shape in MAPS.items()},
-        "milliseconds": rows,
-        "parts": parts,
+        "milliseconds": {name: time_method(name, device, repeats) for name in names},
+        "parts": time_parts(device, repeats),
     }
-    Path(asked.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def print_losses(result: dict) -> None:
+    print(f"{'method':14s} " + " ".join(f"{k} classes (ms)".rjust(16) for k in CLASSES))
+    for name, found in result["milliseconds"].items():
+        print(f"{name:14s} " + " ".join(f"{found[str(k)]:16.2f}" for k in CLASSES))
+    for name, found in result["parts"].items():
+        print(f"{name}: {found['ms']:.2f} ms, plain form {found['plain_ms']:.2f} ms "
+              f"({found['ratio']:.1f} times as long)")  # fmt: skip
 
 
 def draw(device: torch.device, classes: int, grad: bool) -> ModelOutput:

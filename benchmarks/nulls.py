@@ -38,8 +38,16 @@ def main() -> None:
     parser.add_argument("--shuffles", type=int, default=1000)
     parser.add_argument("--recompute", type=int, default=20, help="shuffles of the plain form")
     asked = parser.parse_args()
-    planted = PlantedOptions(events=asked.samples, dim=asked.dim, strength=0.3)
-    one, two, _ = plant(planted)
+    found = time_nulls(**vars(asked))
+    about = vars(asked) | {"device": f"{platform.machine()} CPU, 1 thread", "repeats": REPEATS}
+    print(json.dumps(about | {"measures": found}, indent=1))
+
+
+def time_nulls(
+    samples: int, dim: int, shuffles: int, recompute: int
+) -> dict[str, dict[str, float]]:
+    """Measure → milliseconds of both forms, their ratio and the largest difference of a value."""
+    one, two, _ = plant(PlantedOptions(events=samples, dim=dim, strength=0.3))
     plain = {
         "cosine": lambda order: row_cosines(one, two[order]).mean(),
         "cka": lambda order: linear_cka(one, two[order]),
@@ -58,14 +66,14 @@ def main() -> None:
         times: dict[str, list[float]] = {"cached": [], "plain": []}
         for repeat in range(REPEATS):
             start = time.perf_counter()  # drawing the orders is part of the cost
-            orders = draw_orders(asked.samples, asked.shuffles, np.random.default_rng(repeat))
+            orders = draw_orders(samples, shuffles, np.random.default_rng(repeat))
             values = cached[measure](Pair(one, two), orders)
             times["cached"].append(time.perf_counter() - start)
-            few = orders[: asked.recompute]
+            few = orders[:recompute]
             start = time.perf_counter()
             expected = [plain[measure](order) for order in few]
             spent = time.perf_counter() - start
-            times["plain"].append(spent / len(few) * asked.shuffles)
+            times["plain"].append(spent / len(few) * shuffles)
         fast, slow = (1000 * statistics.median(times[form]) for form in ("cached", "plain"))
         found[measure] = {
             "cached_ms": round(fast, 1),
@@ -73,8 +81,7 @@ def main() -> None:
             "ratio": round(slow / fast, 1),
             "largest_difference": float(np.abs(values[: len(few)] - expected).max()),
         }
-    about = vars(asked) | {"device": f"{platform.machine()} CPU, 1 thread", "repeats": REPEATS}
-    print(json.dumps(about | {"measures": found}, indent=1))
+    return found
 
 
 if __name__ == "__main__":

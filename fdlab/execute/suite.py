@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from fdlab.core import paths
 from fdlab.core.config import find_preset
-from fdlab.core.device import cores
+from fdlab.core.device import choose_device, cores
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.fingerprint import digest
 from fdlab.core.progress import VARIABLE, listen, say, track
@@ -245,17 +245,33 @@ def _run_one(suite: SuiteRun, name: str, events: str) -> float | str | None:
 
 
 def _make_environment(suite: SuiteRun, events: str) -> dict[str, str]:
-    """A kernel's environment: its share of the cores, and where its progress and results go."""
-    share = str(max(1, cores() // suite.jobs))
-    return os.environ | {
+    """A kernel's environment: its share of the cores, and where its progress and results go.
+
+    Threads sleep while they wait for each other, and NumPy's products take one. By default both
+    wait awake, and where anything else runs they then keep a core from the very thread that they
+    wait for: on two busy cores, a product of two threads takes ten times as long as one of one.
+    """
+    share = max(1, cores() // suite.jobs)
+    given = os.environ
+    workers = {}
+    if choose_device().type == "cuda":  # on the CPU all kernels' workers share the cores anyway
+        workers["FDLAB_WORKERS"] = given.get("FDLAB_WORKERS", str(share))
+    return given | {
         VARIABLE: events,
         paths.SUITE: str(suite.folder),
         "FDLAB_HOME": str(paths.root()),
-        "FDLAB_WORKERS": os.environ.get("FDLAB_WORKERS", share),
-        "OMP_NUM_THREADS": share,
-        "OPENBLAS_NUM_THREADS": share,
+        **workers,
+        "OMP_NUM_THREADS": _limit_threads(given.get("OMP_NUM_THREADS"), share),
+        "MKL_NUM_THREADS": _limit_threads(given.get("MKL_NUM_THREADS"), share),
+        "OMP_WAIT_POLICY": given.get("OMP_WAIT_POLICY", "passive"),
+        "OPENBLAS_NUM_THREADS": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+
+
+def _limit_threads(asked: str | None, most: int) -> str:
+    """Fewer threads than `most` may be asked for, more may not."""
+    return str(min(int(asked), most) if asked and asked.isdigit() and int(asked) else most)
 
 
 def _source(name: str) -> Path:
