@@ -28,11 +28,10 @@ from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
 from benchmarks.entries import keep_entry
-from benchmarks.losses import measure, print_losses, time_losses
+from benchmarks.losses import NAMES, measure, print_losses, time_losses
 from benchmarks.nulls import time_nulls
 from fdlab.core.device import choose_device, describe_device, versions
 from fdlab.data.planted import PlantedOptions, plant
-from fdlab.methods import METHODS
 from fdlab.spectral.bands import count_low_bins, count_low_dims, split_bands
 from fdlab.spectral.bases import make_basis
 from fdlab.spectral.similarity import NEIGHBOURS, Pair
@@ -53,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shuffles", type=int, default=1000, help="of a null")
     parser.add_argument("--recompute", type=int, default=20, help="shuffles of the plain null")
     parser.add_argument("--repeats", type=int, default=10, help="of a loss")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(NAMES))
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".json")))
     asked = parser.parse_args(arguments)
     device = choose_device(asked.device)

@@ -35,13 +35,15 @@ from fdlab.models.output import ModelOutput, Side
 COUNT, WIDTH = 64, 512
 MAPS = {"layer4": (WIDTH, 7, 7)}
 CLASSES = (6, 50)
+TASK = "classification"
+NAMES = [name for name, kind in METHODS.items() if TASK in kind.tasks]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="time every method's loss")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(NAMES))
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".json")))
     asked = parser.parse_args()
     device = choose_device(asked.device)
@@ -95,7 +97,7 @@ def build(name: str, classes: int, device: torch.device) -> Method:
     norms = {key: nn.BatchNorm2d(shape[0]) for key, shape in MAPS.items()}
     side = Side(WIDTH, dict(MAPS), {}, nn.Linear(WIDTH, classes).to(device), norms)
     sizes = Sizes(side, side, classes, torch.arange(1000) % classes)
-    return build_method(name, {}, sizes).to(device)
+    return build_method(name, {}, sizes, TASK).to(device)
 
 
 def time_method(name: str, device: torch.device, repeats: int) -> dict[str, float]:

@@ -36,7 +36,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -97,13 +97,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=7200, help="seconds of one command")
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".json")))
     asked = parser.parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         entry = time_suite(asked)
         keep_entry(Path(asked.out), entry, SAME)
     except UserError as error:
         print(f"benchmarks.suite: error: {error}", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """A request to end is an exit, so that commands at work are stopped and nothing is left."""
+    sys.exit(128 + number)
 
 
 def time_suite(asked: argparse.Namespace) -> dict[str, Any]:

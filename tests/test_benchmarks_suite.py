@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from test_execute import write_notebook
 
+from benchmarks import losses
 from benchmarks import suite as benchmark
 from benchmarks.analysis import main as analyse
 from benchmarks.entries import keep_entry
@@ -72,6 +76,34 @@ def test_at_once_is_at_once_and_a_command_that_takes_too_long_is_ended(tmp_path)
         run_in_turn(meeting, 0.5)
     with pytest.raises(ProcessLookupError):
         os.kill(int(one.read_text()), 0)
+
+
+def test_a_benchmark_that_is_told_to_end_leaves_nothing_at_work(tmp_path):
+    """The command marks that it runs, and is gone when the benchmark is; so is the scratch."""
+    code = """
+import sys
+from pathlib import Path
+from benchmarks import suite
+words = (sys.executable, "-c", sys.argv[1], *sys.argv[2:4])
+suite.reproduce = lambda *_: words
+suite.main(["--dataset", "planted", "--preset", "smoke", "--only", "01"])
+"""
+    one, never = tmp_path / "one", tmp_path / "never"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    root = str(Path(__file__).resolve().parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "TMPDIR": str(scratch)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, MEET, str(one), str(never)], env=environment, cwd=root
+    )
+    end = time.monotonic() + 100
+    while not (one.exists() and one.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(one.read_text()), 0)
+    assert not list(scratch.glob("fdlab-suite-*"))
 
 
 def test_in_turn_is_one_after_the_other_and_a_failure_is_named(tmp_path):
@@ -214,11 +246,11 @@ pathlib.Path(FOLDER, str(os.getpid())).write_text(json.dumps(found))
             assert threads * jobs <= cores() and (api != "openblas" or threads == 1)
 
 
-def test_analysis_agrees_with_its_plain_forms(tmp_path):
-    import torch
-
+def test_analysis_agrees_with_its_plain_forms_and_times_every_method(tmp_path, monkeypatch):
+    for name, small in (("COUNT", 12), ("WIDTH", 16), ("MAPS", {"layer4": (16, 5, 5)})):
+        monkeypatch.setattr(losses, name, small)
     out, threads = tmp_path / "analysis.json", torch.get_num_threads()
-    words = "--samples 40 --dim 24 --bands 3 --shuffles 12 --recompute 4 --repeats 2 --methods kd"
+    words = "--samples 40 --dim 24 --bands 3 --shuffles 12 --recompute 4 --repeats 1"
     try:
         analyse([*words.split(), "--out", str(out)])
     finally:
@@ -229,4 +261,7 @@ def test_analysis_agrees_with_its_plain_forms(tmp_path):
         assert 0 <= row["largest_difference"] < 1e-9 and row["sweep_ms"] > 0
     assert entry["split"]["largest_difference"] < 1e-5
     assert set(entry["nulls"]) == set(entry["similarity"])
-    assert set(entry["losses"]["milliseconds"]) == {"kd"} and entry["losses"]["parts"]
+    timed = entry["losses"]["milliseconds"]
+    assert {"kd", "fdcmkd", "c2kd"} <= set(timed) and not {"mmanet", "cirkd"} & set(timed)
+    assert all(ms > 0 for row in timed.values() for ms in row.values())
+    assert len(entry["losses"]["parts"]) == 3
