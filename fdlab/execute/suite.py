@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from fdlab.core import paths
 from fdlab.core.config import find_preset
-from fdlab.core.device import choose_device, cores
+from fdlab.core.device import cores
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.fingerprint import digest
 from fdlab.core.progress import VARIABLE, listen, say, track
@@ -253,14 +253,10 @@ def _make_environment(suite: SuiteRun, events: str) -> dict[str, str]:
     """
     share = max(1, cores() // suite.jobs)
     given = os.environ
-    workers = {}
-    if choose_device().type == "cuda":  # on the CPU all kernels' workers share the cores anyway
-        workers["FDLAB_WORKERS"] = given.get("FDLAB_WORKERS", str(share))
     return given | {
         VARIABLE: events,
         paths.SUITE: str(suite.folder),
         "FDLAB_HOME": str(paths.root()),
-        **workers,
         "OMP_NUM_THREADS": _limit_threads(given.get("OMP_NUM_THREADS"), share),
         "MKL_NUM_THREADS": _limit_threads(given.get("MKL_NUM_THREADS"), share),
         "OMP_WAIT_POLICY": given.get("OMP_WAIT_POLICY", "passive"),
