@@ -266,7 +266,7 @@ def test_wrong_fields_are_refused_with_the_choices(shelf, fields, message):
 
 
 def test_runs_are_found_beside_their_teachers_and_nothing_is_trained(runs, monkeypatch):
-    monkeypatch.setattr(training, "train", None)
+    monkeypatch.setattr(training, "train_in_step", None)
     image, audio, distilled, lonely = (run.record.fingerprint for run in runs)
     shelf = Shelf()
     found = [m for m in shelf.list_matches("digits") if m.preset == "smoke"]
