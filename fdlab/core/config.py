@@ -62,8 +62,8 @@ class TrainConfig:
 
     precision: of the networks' arithmetic; losses, optimiser and everything that is kept are in
     float32. "auto" takes bf16 where the device is fast at it and float32 elsewhere, which the
-    record says; see `fdlab.training.fast`. deterministic: on CUDA, the same bits at every repeat, slower; on
-    the CPU they are the same anyway.
+    record says; see `fdlab.training.fast`. deterministic: on CUDA, the same bits at every repeat,
+    slower; on the CPU they are the same anyway.
     """
 
     epochs: int = 100

@@ -154,7 +154,8 @@ def train(
 
     The loop reads nothing back from the device inside an epoch, but for the check of a newly
     recorded step; in segmentation each step waits for the number of its labelled pixels. A last
-    batch of a single sample is left out, since batch norm has no variance there. fast: what makes it fast, None for what holds on the device.
+    batch of a single sample is left out, since batch norm has no variance there. fast: what makes
+    it fast, None for what holds on the device.
     """
     course = Course(config, data, teacher_model, device, report, fast)
     train_in_step([course])
