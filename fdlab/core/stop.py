@@ -1,0 +1,125 @@
+"""Stopping in good order: for a signal, for a time budget, or because another process says so.
+
+Work that can stop keeps a block of `listening` and asks `find_reason` where it can; where there is
+one, it saves what it has and raises `Stopped`. A deadline and a stop file are variables of the
+environment, so that whatever a command starts stops with it, on other machines of a shared folder
+too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fdlab.core.errors import UserError
+
+DEADLINE = "FDLAB_DEADLINE"  # in seconds since 1970
+FILE = "FDLAB_STOP"  # a path: once a file is there, its text is the reason to stop
+EXIT_CODE = 75  # EX_TEMPFAIL: nothing is wrong, the same command goes on later
+BUDGET = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+_reason = ""
+_depth = 0
+
+
+class Stopped(Exception):
+    """Work was stopped in good order; its text says why, where, and how it goes on."""
+
+
+def read_budget(text: str) -> float:
+    """'50m', '1h30m' or '90s' in seconds."""
+    found = BUDGET.fullmatch(text.strip())
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if not seconds:
+        raise UserError(f"time budget is {text!r}: expected hours, minutes, seconds, such as 1h30m")
+    return float(seconds)
+
+
+def set_budget(text: str) -> None:
+    """This process, and whatever it starts, stops when the time is over; "" for no bound."""
+    if text:
+        os.environ[DEADLINE] = str(time.time() + read_budget(text))
+
+
+def request(reason: str) -> None:
+    """Ask the work of this process to stop."""
+    global _reason
+    _reason = reason
+
+
+def find_reason() -> str:
+    """Why to stop now; "" where there is no reason."""
+    if _reason:
+        return _reason
+    deadline = os.environ.get(DEADLINE)
+    if deadline and time.time() >= float(deadline):
+        return "the time budget is over"
+    path = os.environ.get(FILE)
+    if path:
+        try:
+            return Path(path).read_text(encoding="utf-8") or "its command was stopped"
+        except OSError:
+            pass
+    return ""
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """SIGTERM asks for a stop in the block, where nothing else handles it yet.
+
+    Outside the main thread, where signals cannot be heard, the block only counts as listening.
+    """
+    global _depth, _reason
+    main = threading.current_thread() is threading.main_thread()
+    hears = main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if hears:
+        signal.signal(signal.SIGTERM, lambda number, frame: request("SIGTERM"))
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if hears:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not _depth:
+            _reason = ""  # the next work of this process starts afresh
+
+
+def is_listening() -> bool:
+    """Whether some work of this process will stop by itself once it is asked to."""
+    return _depth > 0
+
+
+@contextmanager
+def spreading(folder: Path) -> Iterator[None]:
+    """Whatever is started in the block stops when this process is asked to: through a stop file in
+    `folder`, which all of it can see. `spread` has to be called now and then."""
+    path = folder / f".stop-{uuid.uuid4().hex[:8]}"
+    before = os.environ.get(FILE)
+    os.environ[FILE] = str(path)
+    try:
+        with listening():
+            yield
+    finally:
+        if before is None:
+            del os.environ[FILE]
+        else:
+            os.environ[FILE] = before
+        path.unlink(missing_ok=True)
+
+
+def spread() -> str:
+    """The reason to stop, if any; written where the block's processes look for it."""
+    reason = find_reason()
+    path = os.environ.get(FILE)
+    if reason and path and not Path(path).exists():
+        Path(path).write_text(reason, encoding="utf-8")
+    return reason

@@ -1,0 +1,100 @@
+"""Stopping: reasons, budgets, signals, and processes whose parent is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fdlab.core import stop
+from fdlab.core.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("50m", 3000), ("1h30m", 5400), ("90s", 90), ("2h", 7200), ("1h1s", 3601)]
+)
+def test_a_budget_is_read(text, seconds):
+    assert stop.read_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0m", "50", "m50", "-5m", "1.5h", "5m1h"])
+def test_what_is_no_budget_is_named(text):
+    with pytest.raises(UserError, match="such as 1h30m"):
+        stop.read_budget(text)
+
+
+def test_a_deadline_is_a_reason_once_it_has_passed(monkeypatch):
+    monkeypatch.setenv(stop.DEADLINE, str(time.time() + 100))
+    assert stop.find_reason() == ""
+    monkeypatch.setenv(stop.DEADLINE, str(time.time() - 1))
+    assert stop.find_reason() == "the time budget is over"
+
+
+def test_sigterm_is_a_reason_inside_the_block_and_forgotten_after_it():
+    with stop.listening():
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.find_reason() == "SIGTERM"
+        assert stop.find_reason() == "SIGTERM"
+    assert stop.find_reason() == ""
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_of_someone_elses_stays():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.find_reason() == ""
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_stop_reaches_whatever_was_started(tmp_path):
+    code = "import time; from fdlab.core import stop\nwhile not stop.find_reason(): time.sleep(.02)"
+    code += "\nprint(stop.find_reason())"
+    with stop.spreading(tmp_path):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert stop.spread() == ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.spread() == "SIGTERM"
+        assert child.communicate(timeout=30)[0].strip() == "SIGTERM"
+    assert stop.FILE not in os.environ
+    assert not list(tmp_path.iterdir())
+
+
+ORPHAN = """
+import os, sys, time
+from pathlib import Path
+from fdlab.core import stop
+from fdlab.core.parent import follow_parent
+if os.fork():
+    time.sleep(0.3)
+    os._exit(0)
+follow_parent(os.getppid())
+if sys.argv[2] == "listens":
+    with stop.listening():
+        while not stop.find_reason():
+            time.sleep(0.02)
+        Path(sys.argv[1]).write_text(stop.find_reason())
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["listens", "does not"])
+def test_an_orphan_saves_what_it_has_and_ends(tmp_path, kind):
+    saved = tmp_path / "saved"
+    start = time.monotonic()
+    # Both ends of the pipe close only once the orphan is gone too.
+    subprocess.run(
+        [sys.executable, "-c", ORPHAN, str(saved), kind], capture_output=True, timeout=30
+    )
+    assert time.monotonic() - start < 30
+    assert saved.exists() == (kind == "listens")
