@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from typing import NoReturn
 
 from fdlab import __version__
 from fdlab.core.errors import UserError
+from fdlab.core.records import COMMAND
+from fdlab.core.stop import EXIT_CODE, Stopped
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,8 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     options = _build_parser().parse_args(arguments)
+    command = os.environ.setdefault(COMMAND, shlex.join(["fdlab", *arguments]))
     try:
         return options.run(options) or 0
+    except Stopped as stopped:
+        print(f"fdlab: {stopped}", file=sys.stderr)
+        return EXIT_CODE
     except KeyboardInterrupt:
         print("\nfdlab: stopped; what finished is kept, the same command goes on", file=sys.stderr)
         return 130
@@ -37,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"fdlab: error: {_describe(error)}", file=sys.stderr)
         return 2
+    finally:
+        if os.environ.get(COMMAND) == command:
+            del os.environ[COMMAND]
 
 
 def _describe(error: Exception) -> str:
@@ -73,7 +83,7 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="run notebooks that are done already")
     sub.add_argument("--pack", type=int, default=None, metavar="N",
                      help="train up to N runs in step in one process (default: 1)")  # fmt: skip
-    sub.add_argument("--precision", default="", help="auto, float32 or bf16 (default: auto)")
+    _add_recipe(sub)
     _add_fast(sub)
     sub.add_argument("--dry-run", action="store_true", help="count runs and time, train nothing")
     _add_values(sub, "-p", "parameter of the notebooks, such as seeds=[0,1]; may be repeated")
@@ -90,7 +100,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--weights", default="", help="what the student starts from: a file, a folder, or hub:NAME"
     )
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    sub.add_argument("--precision", default="", help="auto, float32 or bf16 (default: auto)")
+    _add_recipe(sub)
     sub.add_argument("--deterministic", action="store_true",
                      help="on CUDA, the same bits at every repeat; slower")  # fmt: skip
     _add_fast(sub)
@@ -137,6 +147,25 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_recipe(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--precision", default="", help="auto, float32 or bf16 (default: auto)")
+    sub.add_argument("--on-nonfinite", default="", metavar="CHOICE",
+                     help="a step that is not finite: stop the run, or skip the step and count it "
+                     "(default: stop)")  # fmt: skip
+
+
+def _set_recipe(options) -> None:
+    """For this process and all that it starts."""
+    from fdlab.studies.plan import ON_NONFINITE, PRECISION
+
+    for variable, value in (
+        (PRECISION, options.precision),
+        (ON_NONFINITE, options.on_nonfinite),
+    ):
+        if value:
+            os.environ[variable] = value
+
+
 def _add_fast(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--fast", default="", metavar="EDITS",
                      help="what makes training fast, such as --fast=-graphs,+compile or "
@@ -160,15 +189,13 @@ def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
 def _reproduce(options) -> int:
     from fdlab.execute.parameters import parse_assignments
     from fdlab.execute.suite import list_datasets, plan_suite, run_suite
-    from fdlab.studies.plan import PRECISION
 
     _set_fast(options)
+    _set_recipe(options)
     if options.pack is not None:
         if options.pack < 1:
             raise UserError(f"--pack is {options.pack}: expected a whole number from 1")
         os.environ["FDLAB_PACK"] = str(options.pack)
-    if options.precision:
-        os.environ[PRECISION] = options.precision
     datasets = [options.dataset] if options.dataset else list_datasets(options.suite)
     suites = [
         plan_suite(
@@ -209,6 +236,7 @@ def _train(options) -> None:
     from fdlab.training.runs import ensure_run
 
     _set_fast(options)
+    _set_recipe(options)
     plan = make_plan(
         options.dataset,
         options.preset,
@@ -224,11 +252,7 @@ def _train(options) -> None:
         student, teacher = way.student, way.teacher
     values = parse_assignments(options.values)
     config = plan.configure(student, options.method, teacher, options.seed, values)
-    recipe = dataclasses.replace(
-        config.train,
-        precision=options.precision or config.train.precision,
-        deterministic=options.deterministic,
-    )
+    recipe = dataclasses.replace(config.train, deterministic=options.deterministic)
     config = dataclasses.replace(config, weights=options.weights, train=recipe)
     plan.open_store()
     run = ensure_run(config, device=plan.device, force=options.force)
@@ -239,6 +263,8 @@ def _train(options) -> None:
         )
     print(f"n = {record.n['test']} test samples, {record.seconds:.1f} s on {record.device}"
           f" ({', '.join(record.fast) or 'nothing fast'})")  # fmt: skip
+    if record.skipped:
+        print(f"fdlab: {record.skipped} steps were not finite and were skipped")
     print(f"fdlab: run at {run.folder}")
 
 
@@ -393,6 +419,7 @@ def _models(options) -> None:
 
 
 def _runs_list(options) -> None:
+    from fdlab.training.checkpoint import list_unfinished
     from fdlab.training.runs import list_runs
 
     found = list(list_runs())
@@ -406,6 +433,8 @@ def _runs_list(options) -> None:
             f"epochs {config.train.epochs:<4d} {100 * score.accuracy:5.1f} %  {record.finished}"
         )
     print(f"fdlab: {len(found)} runs")
+    for name, step, path in list_unfinished():
+        print(f"{name}  unfinished: step {step}, {path}; the command that began it goes on")
 
 
 def _runs_show(options) -> None:

@@ -11,6 +11,7 @@ from fdlab.core.errors import UserError, name_unknown
 SEPARATOR = "2"  # audio2image: teacher audio, student image
 OPTIMISERS = ("sgd", "adam")
 PRECISIONS = ("auto", "float32", "bf16")
+ON_NONFINITE = ("stop", "skip")
 TEACHER_KINDS = {
     "trained": "the unimodal network of its modality",
     "shuffled": "its outputs go to other training samples, in one random order",
@@ -63,7 +64,8 @@ class TrainConfig:
     precision: of the networks' arithmetic; losses, optimiser and everything that is kept are in
     float32. "auto" takes bf16 where the device is fast at it and float32 elsewhere, which the
     record says; see `fdlab.training.fast`. deterministic: on CUDA, the same bits at every repeat,
-    slower; on the CPU they are the same anyway.
+    slower; on the CPU they are the same anyway. on_nonfinite: what becomes of a step whose losses
+    or gradients are not finite: "stop" ends the run, "skip" leaves the step out and counts it.
     """
 
     epochs: int = 100
@@ -78,10 +80,13 @@ class TrainConfig:
     side: int = 0
     precision: str = "auto"
     deterministic: bool = False
+    on_nonfinite: str = "stop"
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise name_unknown("precision", self.precision, PRECISIONS)
+        if self.on_nonfinite not in ON_NONFINITE:
+            raise name_unknown("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         _require(self.epochs >= 1, f"epochs is {self.epochs}: expected a whole number from 1")
         _require(self.batch_size >= 2, f"batch_size is {self.batch_size}: expected at least 2")
         _require(

@@ -15,18 +15,42 @@ from typing import Any
 from fdlab.core.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` beside `path`, flush it, then rename: a reader never meets half a file."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush it, then rename: a reader never meets half a file, nor does a
+    machine that lost its power."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with beside.open("w", encoding="utf-8") as handle:
-            handle.write(text)
+        with beside.open("wb") as handle:
+            handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
         beside.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say what was written
+        raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename is on disk once its folder is; some systems cannot say so of a folder."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -59,6 +83,7 @@ def put_folder(source: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(old)
     source.rename(folder)
+    _flush_folder(folder.parent)
     for path in folder.parent.glob(f".{folder.name}.*.old"):  # a killed process's too
         shutil.rmtree(path, ignore_errors=True)
 

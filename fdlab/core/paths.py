@@ -38,6 +38,10 @@ def runs() -> Path:
     return outputs() / "runs"
 
 
+def checkpoints() -> Path:
+    return outputs() / "checkpoints"
+
+
 def banks() -> Path:
     return outputs() / "banks"
 

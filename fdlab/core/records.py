@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,19 @@ from fdlab.core.errors import UserError
 from fdlab.core.files import read_json, write_json
 
 FORMAT = 1
+COMMAND = "FDLAB_COMMAND"  # set by the command line, for all that it starts
+# What differs between two trainings of one run on one machine; all else is the same, bit for bit.
+MEASURED = ("seconds", "peak_bytes", "finished", "sessions", "in_step")
+
+
+def describe_command() -> str:
+    """The command that this process works for; outside of one, the program that runs."""
+    if command := os.environ.get(COMMAND):
+        return command
+    program = Path(sys.argv[0] or "python").name
+    if program == "ipykernel_launcher.py":
+        return "a Jupyter kernel"
+    return shlex.join([program, *sys.argv[1:]])
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,21 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Session:
+    """One stretch of a training, from its start or a checkpoint to its end or the next checkpoint.
+
+    first: steps that were taken before it. seconds: of it alone. command: what was called.
+    """
+
+    first: int
+    started: str
+    seconds: float
+    device: str
+    torch: str
+    command: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Everything about a finished run that fits in a readable file.
 
@@ -37,6 +68,9 @@ class RunRecord:
     fast: parts of `training.fast.FEATURES` that held, "bf16" among them where networks computed in
     it. in_step: how many runs were trained side by side in one process; seconds is this one's
     share of theirs, peak_bytes all of them together.
+    skipped: steps that were left out because they were not finite. package, code: the version of
+    fdlab, and the digest of its code that the run depends on. sessions: see `Session`; a run that
+    was never interrupted has one.
     files: name → SHA-256 of the weights and predictions beside the record.
     """
 
@@ -56,6 +90,10 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)
     fast: list[str] = field(default_factory=list)
     in_step: int = 1
+    skipped: int = 0
+    package: str = ""
+    code: str = ""
+    sessions: list[Session] = field(default_factory=list)
     format: int = FORMAT
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,6 +111,7 @@ class RunRecord:
         try:
             value["config"] = RunConfig.from_dict(value["config"])
             value["scores"] = {rule: Score(**score) for rule, score in value["scores"].items()}
+            value["sessions"] = [Session(**session) for session in value.get("sessions", [])]
             return cls(**value)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no complete run record: {error}") from None

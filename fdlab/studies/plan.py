@@ -14,7 +14,8 @@ from fdlab.core.errors import UserError
 from fdlab.data.dataset import Dataset
 from fdlab.data.store import Store, find_dataset, prepare
 
-PRECISION = "FDLAB_PRECISION"  # of every training of a suite
+PRECISION = "FDLAB_PRECISION"  # of every training of a command
+ON_NONFINITE = "FDLAB_ON_NONFINITE"  # likewise
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ def make_plan(
 ) -> Plan:
     """The preset's plan for a data set; an empty list of seeds, or 0, leaves the preset's value.
 
-    study: takes the preset's seeds for that study, where it has fewer. `$FDLAB_PRECISION` goes
-    before the recipe's precision.
+    study: takes the preset's seeds for that study, where it has fewer. `$FDLAB_PRECISION` and
+    `$FDLAB_ON_NONFINITE` go before what the recipe says.
     """
     chosen = find_preset(preset)
     choose_device(device)  # refuses an unknown one before anything runs
@@ -157,6 +158,8 @@ def make_plan(
     train = _adapt(chosen.train, own.get("", {}), epochs)
     if precision := os.environ.get(PRECISION):
         train = replace(train, precision=precision)
+    if choice := os.environ.get(ON_NONFINITE):
+        train = replace(train, on_nonfinite=choice)
     return Plan(
         dataset=dataset,
         preset=preset,

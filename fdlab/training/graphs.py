@@ -12,6 +12,7 @@ from torch import nn
 
 from fdlab.models.output import ModelOutput
 from fdlab.training.fast import Fast, tell
+from fdlab.training.state import Snapshot, find_generators
 
 if TYPE_CHECKING:
     from fdlab.training.loop import Course
@@ -66,7 +67,7 @@ class Recorder:
             else:
                 self._replay(rows)
                 for course in self.courses:
-                    course.note(course.size)
+                    course.note()
 
     def _warm_up(self, rows: Rows) -> None:
         stream, main = self.streams[0], torch.cuda.current_stream(self.device)
@@ -89,8 +90,9 @@ class Recorder:
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Record a step from the buffers of rows; nothing of it runs."""
         graph = torch.cuda.CUDAGraph()
-        for generator in find_generators(self.courses):
-            graph.register_generator_state(generator)
+        for course in self.courses:
+            for generator in find_generators(course).values():
+                graph.register_generator_state(generator)
         main, stream = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
         torch.cuda.synchronize(self.device)
         gc.collect()
@@ -161,66 +163,6 @@ def draws(network: nn.Module) -> bool:
         getattr(part, "p", 0) > 0 if "Dropout" in type(part).__name__ else False
         for part in network.modules()
     )
-
-
-def find_generators(courses: list[Course]) -> list[torch.Generator]:
-    """The device's generators that a step of these draws from, beside the process's own."""
-    found = [x for c in courses for x in (c.trainer.noise.first, c.trainer.noise.second)]
-    for course in courses:
-        for part in course.trainer.learner.method.modules():
-            found += [x for x in vars(part).values() if isinstance(x, torch.Generator)]
-    return found
-
-
-class Snapshot:
-    """A copy of all that a step changes, but gradients, by kind, and of every generator's state."""
-
-    def __init__(self, courses: list[Course]):
-        self.device, self.generators = courses[0].data.device, find_generators(courses)
-        self.live: dict[str, list[torch.Tensor]] = {
-            kind: [] for kind in ("weights", "buffers", "optimiser", "sums")
-        }
-        for trainer in (course.trainer for course in courses):
-            networks = list(trainer.learner.parts.values())
-            if trainer.learner.peer is None and trainer.read_teacher is not None:
-                networks.append(trainer.read_teacher.model)  # whose batch norm may drift
-            for part in networks:
-                self.live["weights"] += part.parameters()
-                self.live["buffers"] += part.buffers()
-            for state in trainer.optimiser.state.values():
-                self.live["optimiser"] += [x for x in state.values() if torch.is_tensor(x)]
-            self.live["sums"] += trainer.tally.sums.values()
-        self.values = {k: [x.detach().clone() for x in found] for k, found in self.live.items()}
-        self.states = [generator.get_state() for generator in self.generators]
-        self.random = read_random(self.device)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for kind, found in self.live.items():
-            for x, value in zip(found, self.values[kind], strict=True):
-                x.copy_(value)
-        for generator, state in zip(self.generators, self.states, strict=True):
-            generator.set_state(state)
-        set_random(self.random, self.device)
-
-    def measure(self, other: Snapshot, kind: str) -> float:
-        """Euclidean distance of all tensors of a kind."""
-        pairs = zip(self.values[kind], other.values[kind], strict=True)
-        squares = [(a.double() - b.double()).square().sum() for a, b in pairs]
-        return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-
-
-def read_random(device: torch.device) -> list[torch.Tensor]:
-    """States of the process's own generators, of the CPU and of the device."""
-    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def set_random(states: list[torch.Tensor], device: torch.device) -> None:
-    """Go back to what `read_random` read."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
 
 
 class Compiled:

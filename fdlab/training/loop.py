@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,13 +15,24 @@ from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.seeding import derive_seed
 from fdlab.data.paired import PairedData
+from fdlab.methods.base import LossTerms
+from fdlab.models.output import ModelOutput
 from fdlab.training.evaluate import Learner, score
 from fdlab.training.fast import Fast
-from fdlab.training.graphs import Recorder, Rows, read_random, set_random
+from fdlab.training.graphs import Recorder, Rows
 from fdlab.training.probe import Probe, choose_steps, probe_terms, stack_probes
 from fdlab.training.schedules import poly
+from fdlab.training.state import (
+    Named,
+    find_generators,
+    list_tensors,
+    put_tensors,
+    read_random,
+    set_generator,
+    set_random,
+)
 from fdlab.training.teacher import Shared
-from fdlab.training.trainer import Trainer
+from fdlab.training.trainer import NotFinite, Trainer
 
 Weights = dict[str, torch.Tensor]
 
@@ -44,7 +56,11 @@ class Trained:
 
 
 class Course:
-    """One run from its first epoch to its last; several may be taken through in step."""
+    """One run from its first epoch to its last; several may be taken through in step.
+
+    skipped: steps that were left out, see `TrainConfig.on_nonfinite`. checkpoint: the last one that
+    was written, or gone on from.
+    """
 
     def __init__(
         self,
@@ -59,21 +75,37 @@ class Course:
         self.trainer = Trainer(config, data, teacher_model, device, fast, shared or Shared())
         self.config, self.data, self.report = config, data, report
         self.order = torch.Generator().manual_seed(derive_seed(config.seed, "order"))
+        self.shuffled = self.order.get_state()  # before the epoch at hand was shuffled
         self.trained = Trained({}, {}, {}, {}, self.trainer.learner.count_parameters())
         self.size = config.train.batch_size
         self.batches = len(_shuffle(data.rows["train"], self.size, torch.Generator()))
-        self.probed = choose_steps(self.batches * config.train.epochs, config.probes)
+        self.steps = self.batches * config.train.epochs
+        self.probed = choose_steps(self.steps, config.probes)
         self.probes: dict[int, Probe] = {}
-        self.epoch = self.step = self.samples = 0
-        self.random: list[torch.Tensor] | None = None  # states of the process's generators
+        self.epoch = self.step = self.skipped = 0
+        # States of the process's generators: None before the first step, empty where they are the
+        # process's at the moment.
+        self.random: list[torch.Tensor] | None = None
+        self.pending: Named = {}  # sums of an epoch that is gone on with
         self.error: UserError | None = None
+        self.checkpoint: Path | None = None
+
+    @property
+    def place(self) -> str:
+        """'step 37 of 480 (epoch 2 of 16)'."""
+        epoch = min(self.epoch + 1, self.config.train.epochs)
+        return f"step {self.step} of {self.steps} (epoch {epoch} of {self.config.train.epochs})"
 
     def start_epoch(self) -> list[torch.Tensor]:
-        """Rows of every batch of the next epoch."""
+        """Rows of every batch that is left of the next epoch."""
         train = self.config.train
-        self.rate, self.samples = poly(train, self.epoch), 0
+        self.rate = poly(train, self.epoch)
         self.trainer.start_epoch(self.rate, (self.epoch + 1) / train.epochs)
+        put_tensors(self.trainer, "sums", self.pending)
+        self.pending = {}
+        self.shuffled = self.order.get_state()
         batches = _shuffle(self.data.rows["train"], self.size, self.order)
+        batches = batches[self.step - self.epoch * self.batches :]
         self.data.expect(self.config.student, batches, id(self))
         if self.trainer.read_teacher is not None:
             self.trainer.read_teacher.expect(batches)
@@ -85,7 +117,7 @@ class Course:
         before its first step, and taken up where its last step left them."""
         if self.random is None:
             torch.manual_seed(derive_seed(self.config.seed, "dropout", self.config.student))
-        elif not alone:
+        elif self.random:
             set_random(self.random, self.data.device)
         yield
         self.random = [] if alone else read_random(self.data.device)
@@ -96,27 +128,43 @@ class Course:
         return self.step in self.probed
 
     def take_step(self, rows: torch.Tensor) -> None:
-        trainer = self.trainer
-        if not self.is_probed:
-            self.note(trainer.step(rows, self.step))
-            return
-        terms, mine, theirs, batch = trainer.compare(rows, self.step)
-        if terms:
-            student = trainer.learner.student
-            self.probes[self.step] = probe_terms(
-                terms, mine, theirs, list(student.parameters()), trainer.learner.last
-            )
-            trainer.update(terms)
-            trainer.tally.add(terms, mine.logits, batch.labels)
-        self.note(len(batch.labels) if terms else 0)
+        """One step; of a run that has failed only the number."""
+        if self.error is None:
+            try:
+                self.trainer.step(rows, self.step, self._probe if self.is_probed else None)
+            except NotFinite as broken:
+                self._fail(str(broken), self.step + 1)
+        self.note()
 
-    def note(self, samples: int) -> None:
+    def _probe(self, terms: LossTerms, mine: ModelOutput, theirs: ModelOutput | None) -> None:
+        learner = self.trainer.learner
+        parameters = list(learner.student.parameters())
+        self.probes[self.step] = probe_terms(terms, mine, theirs, parameters, learner.last)
+
+    def note(self) -> None:
         """A step was taken, here or by replaying it."""
         self.step += 1
-        self.samples += samples
+
+    def look(self) -> None:
+        """Read back whether every loss of this epoch was finite so far; what was not ends the
+        run."""
+        broken = self.trainer.tally.find_broken()
+        if broken and self.error is None:
+            self._fail(broken[0], self.epoch * self.batches + broken[1])
+
+    def _fail(self, term: str, step: int) -> None:
+        train = self.config.train
+        held = f"the last good checkpoint is {self.checkpoint}"
+        self.error = UserError(
+            f"{self.config.label} diverged: loss/{term} is not finite at step {step} of "
+            f"{self.steps} (epoch {(step - 1) // self.batches + 1} of {train.epochs}); "
+            f"{held if self.checkpoint else 'there is no checkpoint before it'}; try a learning "
+            f"rate below {train.learning_rate}, or --on-nonfinite skip"
+        )
 
     def end_epoch(self) -> None:
         """Log the epoch and judge the student; what is wrong with the run ends it, and only it."""
+        self.look()
         self.epoch += 1
         if self.error is None:
             try:
@@ -126,10 +174,16 @@ class Course:
         self.report(self.epoch)
 
     def _log(self) -> None:
-        if not self.samples:
-            raise UserError(f"{self.config.label}: not one training pixel has a class")
-        values = self.trainer.tally.read(self.samples) | {"lr": self.rate}
-        _log_epoch(self.trained, values, self.config)
+        tally = self.trainer.tally
+        self.skipped += tally.count_skipped()
+        values = tally.read()
+        if values is None:
+            why = "not one training pixel has a class"
+            if tally.count_skipped():
+                why = f"no step of epoch {self.epoch} was finite, all were skipped"
+            raise UserError(f"{self.config.label}: {why}")
+        for name, value in (values | {"lr": self.rate}).items():
+            self.trained.curves.setdefault(name, []).append(value)
         last = self.epoch == self.config.train.epochs
         with self.trainer.fast.autocast(self.data.device):
             _judge(self.trained, self.trainer.learner, self.data, last)
@@ -140,6 +194,62 @@ class Course:
             raise self.error
         self.trained.probes = stack_probes(self.probes)
         return self.trained
+
+    def save(self) -> tuple[Named, dict[str, Any]]:
+        """Everything that the next step needs: tensors by name, and what fits into JSON.
+
+        Names: `<kind>/<name>` for the kinds of `state.KINDS`; `random/<generator>`, `order` that of
+        the epoch at hand, from before its shuffle; `process/<i>`; `best/<moment>/<weight>`,
+        `said/<prediction>`, `probes/<step>/<name>`.
+        """
+        found: Named = {}
+        for kind, live in list_tensors(self.trainer).items():
+            found |= {f"{kind}/{name}": x for name, x in live.items()}
+        found["random/order"] = self.shuffled
+        for name, generator in find_generators(self).items():
+            found[f"random/{name}"] = generator.get_state()
+        process = read_random(self.data.device) if self.random == [] else self.random
+        found |= {f"process/{place}": state for place, state in enumerate(process or [])}
+        for moment, weights in self.trained.weights.items():
+            found |= {f"best/{moment}/{name}": x for name, x in weights.items()}
+        found |= {f"said/{name}": x for name, x in self.trained.predictions.items()}
+        for step, probe in self.probes.items():
+            found |= {f"probes/{step}/{name}": x for name, x in probe.items()}
+        return found, {
+            "step": self.step,
+            "epoch": self.epoch,
+            "skipped": self.skipped,
+            "curves": self.trained.curves,
+            "chosen": self.trained.chosen,
+            "device": self.data.device.type,
+        }
+
+    def load(self, tensors: Named, state: dict[str, Any]) -> None:
+        """Go on from what `save` gave, before the first step is taken."""
+        device = self.data.device
+        found: dict[str, Named] = {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition("/")
+            found.setdefault(kind, {})[rest] = value
+        for kind in ("weights", "buffers", "optimiser"):
+            put_tensors(self.trainer, kind, found.get(kind, {}))
+        self.pending = found.get("sums", {})
+        for name, value in found["random"].items():
+            if name == "order":
+                self.order.set_state(value)
+            else:
+                set_generator(self, name, value)
+        process = found.get("process", {})
+        self.random = [process[str(place)] for place in range(len(process))] or None
+        for name, value in found.get("best", {}).items():
+            moment, weight = name.split("/", 1)
+            self.trained.weights.setdefault(moment, {})[weight] = value.to(device)
+        self.trained.predictions = {k: v.to(device) for k, v in found.get("said", {}).items()}
+        for name, value in found.get("probes", {}).items():
+            step, part = name.split("/", 1)
+            self.probes.setdefault(int(step), {})[part] = value.to(device)
+        self.step, self.epoch, self.skipped = state["step"], state["epoch"], state["skipped"]
+        self.trained.curves, self.trained.chosen = state["curves"], state["chosen"]
 
 
 def train(
@@ -162,19 +272,21 @@ def train(
     return course.finish()
 
 
-def train_in_step(courses: list[Course]) -> None:
+def train_in_step(courses: list[Course], rest: Callable[[], None] = lambda: None) -> None:
     """Take courses of equal length through their epochs side by side: step by step, all of them.
+
+    rest: is called after every step, and may end the training by an exception.
 
     Each gives what it gives alone: it has its own order, random numbers and optimiser. On CUDA one
     recorded graph holds a step of all, so that small networks fill the device together. One that
     diverges leaves the others alone; `Course.finish` raises its error.
     """
     first = courses[0]
-    lengths = {(course.batches, course.size, course.config.train.epochs) for course in courses}
+    lengths = {(c.batches, c.size, c.config.train.epochs, c.step) for c in courses}
     if len(lengths) > 1:
         raise UserError(
-            "runs that train in step need equal numbers of batches, batch sizes and epochs, "
-            f"found {sorted(lengths)}"
+            "runs that train in step need equal numbers of batches, batch sizes, epochs and steps "
+            f"taken, found {sorted(lengths)}"
         )
     fast, device = first.trainer.fast, first.data.device
 
@@ -189,9 +301,10 @@ def train_in_step(courses: list[Course]) -> None:
         for course in courses:
             if course.trainer.read_teacher is not None:
                 course.trainer.read_teacher.prepare()
-        for _ in range(first.config.train.epochs):
+        for _ in range(first.epoch, first.config.train.epochs):
             for rows in zip(*[course.start_epoch() for course in courses], strict=True):
                 take_step(rows)
+                rest()
             for course in courses:
                 course.end_epoch()
             if all(course.error for course in courses):
@@ -201,17 +314,6 @@ def train_in_step(courses: list[Course]) -> None:
 def _shuffle(rows: torch.Tensor, batch: int, order: torch.Generator) -> list[torch.Tensor]:
     shuffled = rows[torch.randperm(len(rows), generator=order).to(rows.device)]
     return [part for part in shuffled.split(batch) if len(part) > 1]
-
-
-def _log_epoch(trained: Trained, values: dict[str, float], config: RunConfig) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            epoch = len(trained.curves.get("lr", [])) + 1
-            raise UserError(
-                f"{config.label} diverged: {name} is {value} in epoch {epoch}; "
-                f"try a learning rate below {config.train.learning_rate}"
-            )
-        trained.curves.setdefault(name, []).append(value)
 
 
 def _judge(trained: Trained, learner: Learner, data: PairedData, last: bool) -> None:

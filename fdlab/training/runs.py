@@ -12,9 +12,11 @@ A run is a plain folder `outputs/runs/<fingerprint>/`:
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,17 +27,18 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
-from fdlab.core import paths
+from fdlab import __version__
+from fdlab.core import paths, stop
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_threads, describe_device, measure, versions
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.core.files import checksum, checksums, find_damage, replace_folder
+from fdlab.core.files import checksum, checksums, find_damage, replace_folder, write_bytes
 from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.progress import say, track
-from fdlab.core.records import RunRecord, Score
+from fdlab.core.records import RunRecord, Score, Session, describe_command
 from fdlab.data.paired import PairedData
 from fdlab.data.store import Store, find_dataset, prepare
 from fdlab.methods import METHODS
@@ -43,6 +46,13 @@ from fdlab.methods.base import DRIFTING, FRESH, FROZEN, TUNED, resolve_method_op
 from fdlab.models import MODELS
 from fdlab.models.build import build_model, find_weights, place, read_weights
 from fdlab.models.settle import settle_norms
+from fdlab.training.checkpoint import (
+    Keeper,
+    drop_checkpoints,
+    find_checkpoints,
+    list_checkpoints,
+    resume,
+)
 from fdlab.training.evaluate import judge_samples
 from fdlab.training.fast import Fast, choose_fast
 from fdlab.training.loop import Course, Trained, train_in_step
@@ -183,21 +193,26 @@ def find_teacher(config: RunConfig) -> RunConfig | None:
     )
 
 
+def find_code(config: RunConfig, store: Store) -> str:
+    """Digest of the package's code that a completed run depends on."""
+    modules = ["fdlab.training.loop", *METHODS.find_modules(config.method)]
+    sides = [store.dataset.modalities[m] for m in (config.student, config.teacher) if m]
+    modules += {MODELS.find_module(side.model) for side in sides}
+    return code_digest(modules, inside=CODE)
+
+
 def fingerprint(config: RunConfig, store: Store) -> str:
     """16 hexadecimal digits of a completed configuration, the data's content and the code."""
     teacher = find_teacher(config)
     dataset = store.dataset
-    sides = {m: dataset.modalities[m] for m in (config.student, config.teacher) if m}
-    modules = ["fdlab.training.loop", *METHODS.find_modules(config.method)]
-    modules += {MODELS.find_module(side.model) for side in sides.values()}
     content = checksum(find_weights(config.weights)) if config.weights else ""
     parts: dict[str, Any] = {
         "config": replace(config, weights=content),
         "data": store.digest,
-        "sides": sides,
+        "sides": {m: dataset.modalities[m] for m in (config.student, config.teacher) if m},
         "classes": dataset.classes,
         "teacher": fingerprint(teacher, store) if teacher else None,
-        "code": code_digest(modules, inside=CODE),
+        "code": find_code(config, store),
         "threads": count_threads(),
     }
     return digest(parts)
@@ -251,6 +266,8 @@ def ensure_pack(
                 locks.callback(lock.release)
             else:
                 lock.release()
+        for folder in missing if force else ():
+            drop_checkpoints(folder.name)
         if missing:
             found |= _train(missing, stores[0], choose_device(device))
     return [found[folder] for folder in folders]
@@ -354,10 +371,39 @@ def load_teacher(
 
 
 def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -> dict[Path, Run]:
-    """Train runs in step and write each into its folder; the first error of one is raised after the
-    others are written."""
+    """Train runs in step, from their checkpoints where they have any, and write each into its
+    folder; the first error of one is raised after the others are written."""
+    if reason := stop.find_reason():
+        label = next(iter(configs.values())).label
+        raise stop.Stopped(f"{label} was not begun ({reason}); the same command goes on")
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
+    runs, errors = {}, []
+    for step, part in _part_by_progress(configs).items():
+        found, wrong = _train_from(step, part, store, device)
+        runs |= found
+        errors += wrong
+    if errors:
+        raise errors[0]
+    return runs
+
+
+def _part_by_progress(configs: dict[Path, RunConfig]) -> dict[int, dict[Path, RunConfig]]:
+    """Steps taken → the runs that go on from there: the newest checkpoint that all have, or else
+    each from its own newest."""
+    found = {folder: find_checkpoints(folder.name) for folder in configs}
+    if common := set.intersection(*map(set, found.values())):
+        return {max(common): configs}
+    parts: dict[int, dict[Path, RunConfig]] = {}
+    for folder, config in configs.items():
+        parts.setdefault(max(found[folder], default=0), {})[folder] = config
+    return parts
+
+
+def _train_from(
+    step: int, configs: dict[Path, RunConfig], store: Store, device: torch.device
+) -> tuple[dict[Path, Run], list[UserError]]:
+    """Runs that stand at one step, to their ends; and the errors of those that fail."""
     first = next(iter(configs.values()))
     fast = choose_fast(device, first.train)
     sides = {side: None for c in configs.values() for side in (c.student, c.teacher) if side}
@@ -365,9 +411,28 @@ def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -
     label = f"{len(configs)} runs in step"
     if len(configs) == 1:
         label = f"{first.direction} {first.method} seed {first.seed}"
+    before: dict[str, list[Session]] = {folder.name: [] for folder in configs}
+    started, clock = _tell_time(), time.perf_counter()
+
+    def list_sessions(name: str, seconds: float) -> list[Session]:
+        """Those of a run with the one at hand, so many seconds after its start."""
+        own = round(seconds / len(configs), 3)
+        now = (step, started, own, describe_device(device), versions()["torch"], describe_command())
+        return [*before[name], Session(*now)]
+
+    def describe(name: str) -> dict[str, Any]:
+        sessions = list_sessions(name, time.perf_counter() - clock)
+        return {"sessions": [dataclasses.asdict(session) for session in sessions]}
+
     with measure(device) as cost, track(label, first.train.epochs) as report:
         courses, teachers = _gather(list(configs.values()), data, fast, report)
-        train_in_step(courses)
+        own = dict(zip((folder.name for folder in configs), courses, strict=True))
+        for name, course in own.items() if step else ():
+            state = resume(course, dict(list_checkpoints(name))[step])
+            before[name] = [Session(**session) for session in state["sessions"]]
+            say(f"fdlab: {course.config.label} goes on from {course.place}")
+        with stop.listening():
+            train_in_step(courses, Keeper(own, describe).rest)
     runs, errors = {}, []
     for (folder, config), course, teacher in zip(configs.items(), courses, teachers, strict=True):
         try:
@@ -375,6 +440,7 @@ def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -
         except UserError as error:
             errors.append(error)
             continue
+        sessions = list_sessions(folder.name, cost.seconds)
         record = RunRecord(
             fingerprint=folder.name,
             config=config,
@@ -384,18 +450,25 @@ def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -
             scores=_select(trained),
             n={split: len(rows) for split, rows in data.rows.items()},
             parameters=trained.parameters,
-            seconds=round(cost.seconds / len(courses), 3),
+            seconds=round(sum(session.seconds for session in sessions), 3),
             peak_bytes=cost.peak_bytes,
             device=describe_device(device),
             versions=versions(),
-            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            finished=_tell_time(),
             fast=course.trainer.fast.names,
             in_step=len(courses),
+            skipped=course.skipped,
+            package=__version__,
+            code=find_code(config, store),
+            sessions=sessions,
         )
         runs[folder] = Run(folder, _write(folder, record, trained))
-    if errors:
-        raise errors[0]
-    return runs
+        drop_checkpoints(folder.name)
+    return runs, errors
+
+
+def _tell_time() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _gather(
@@ -438,12 +511,12 @@ def _select(trained: Trained) -> dict[str, Score]:
 
 def _write(folder: Path, record: RunRecord, trained: Trained) -> RunRecord:
     with replace_folder(folder) as beside:
-        for moment, weights in trained.weights.items():
-            save_file({k: v.cpu() for k, v in weights.items()}, beside / f"{moment}.safetensors")
-        predictions = {k: v.cpu().clone() for k, v in trained.predictions.items()}
-        save_file(predictions, beside / "predictions.safetensors")
+        parts = dict(trained.weights) | {"predictions": trained.predictions}
         if trained.probes:
-            save_file(trained.probes, beside / "probes.safetensors")
+            parts["probes"] = trained.probes
+        for name, tensors in parts.items():
+            content = save({k: v.cpu().clone() for k, v in tensors.items()})
+            write_bytes(beside / f"{name}.safetensors", content)
         names = sorted(path.name for path in beside.iterdir())
         record = replace(record, files=checksums(beside, names))
         record.write(beside / "record.json")

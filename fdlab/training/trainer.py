@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,7 @@ from fdlab.models.precision import widen
 from fdlab.training.evaluate import Learner
 from fdlab.training.fast import Fast, choose_fast, without
 from fdlab.training.graphs import Compiled
+from fdlab.training.state import Held, is_finite
 from fdlab.training.teacher import Noise, Peer, Shared, Teacher, look, seat_teacher
 
 
@@ -136,14 +138,32 @@ class Trainer:
         parameters = self.learner.parameters()
         return build_optimiser(self.config.train, parameters, self.fast, self.device)
 
-    def step(self, rows: torch.Tensor, number: int | None = None) -> int:
-        """Learn from some training rows and keep count; how many samples, or pixels, they were."""
-        terms, mine, _, batch = self.compare(rows, number)
+    def step(
+        self,
+        rows: torch.Tensor,
+        number: int | None = None,
+        probe: Callable[[LossTerms, ModelOutput, ModelOutput | None], None] | None = None,
+    ) -> None:
+        """Learn from some training rows and keep count. probe: is shown the terms before the
+        update.
+
+        Where the recipe skips what is not finite, the step is taken and, where it was not, undone:
+        so nothing has to be read back.
+        """
+        held = Held(self) if self.config.train.on_nonfinite == "skip" else None
+        terms, mine, theirs, batch = self.compare(rows, number)
         if not terms:
-            return 0
+            return
+        if held is None and self.device.type == "cpu":
+            _require_finite(terms)
+        if probe is not None:
+            probe(terms, mine, theirs)
         self.update(terms)
         self.tally.add(terms, mine.logits, batch.labels)
-        return len(batch.labels)
+        if held is not None:
+            bad = ~is_finite(terms, self.learner.parameters())
+            held.put_back(bad)
+            self.tally.skip(bad)
 
     def start_epoch(self, rate: float, progress: float) -> None:
         for group in self.optimiser.param_groups:
@@ -159,8 +179,26 @@ class Trainer:
         self.tally.clear()
 
 
+class NotFinite(Exception):
+    """A loss term is not finite; the text is its name."""
+
+
+def _require_finite(terms: LossTerms) -> None:
+    """Before the update, where asking costs nothing."""
+    finite = torch.stack([value.detach() for value in terms.values()]).isfinite().tolist()
+    for name, fine in zip(terms, finite, strict=True):
+        if not fine:
+            raise NotFinite(name)
+
+
 class Tally:
-    """Sums over an epoch, kept on the device until the epoch's end, in the same place always."""
+    """Sums over an epoch, kept on the device until they are read, in the same place always.
+
+    sums: `count` of samples, or pixels, `right` of them, `steps`, and those `skipped`; for each set
+    of loss terms that a step had, joined by commas, `loss:<terms>` (T,), their values times the
+    samples, and `broken:<terms>` (T,), the first step of the epoch, from 1, at which each was not
+    finite, else 0.
+    """
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
@@ -170,18 +208,57 @@ class Tally:
             value.zero_()
 
     def add(self, terms: LossTerms, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        count = len(labels)
-        values = {f"loss/{name}": widen(value.detach()) * count for name, value in terms.items()}
-        values["train/raw"] = (logits.detach().argmax(dim=1) == labels).sum()
-        for name, value in values.items():
-            if name not in self.sums:
-                self.sums[name] = torch.zeros_like(value)
-            self.sums[name] += value
+        count, names = len(labels), ",".join(terms)
+        values = torch.stack([widen(value.detach()) for value in terms.values()])
+        self._grow("steps", torch.ones((), dtype=torch.int64, device=values.device))
+        self._grow("count", torch.full((), count, dtype=torch.int64, device=values.device))
+        self._grow("right", (logits.detach().argmax(dim=1) == labels).sum())
+        self._grow(f"loss:{names}", values * count)
+        fresh = ~values.isfinite()
+        if f"broken:{names}" in self.sums:
+            fresh &= self.sums[f"broken:{names}"] == 0
+        self._grow(f"broken:{names}", fresh * self.sums["steps"])
 
-    def read(self, samples: int) -> dict[str, float]:
-        names = list(self.sums)
-        sums = torch.stack([self.sums[name].double() for name in names]).cpu() / samples
-        return dict(zip(names, sums.tolist(), strict=True))
+    def skip(self, bad: torch.Tensor) -> None:
+        """Count a step that was undone."""
+        self._grow("skipped", bad.to(torch.int64))
+
+    def _grow(self, name: str, value: torch.Tensor) -> None:
+        if name not in self.sums:
+            self.sums[name] = torch.zeros_like(value)
+        self.sums[name] += value
+
+    def count_skipped(self) -> int:
+        return int(self.sums["skipped"]) if "skipped" in self.sums else 0
+
+    def find_broken(self) -> tuple[str, int] | None:
+        """The loss term that first was not finite, and its step of the epoch, from 1; else None."""
+        found = []
+        for key, steps in self.sums.items():
+            kind, _, names = key.partition(":")
+            if kind == "broken":
+                pairs = zip(names.split(","), steps.tolist(), strict=True)
+                found += [(name, step) for name, step in pairs if step]
+        return min(found, key=lambda pair: pair[1], default=None)
+
+    def read(self) -> dict[str, float] | None:
+        """Means over the epoch: `loss/<term>` and `train/raw`; None where nothing was learned."""
+        flat = {name: value.flatten() for name, value in self.sums.items()}
+        if not flat:
+            return None
+        joined = torch.cat([value.double() for value in flat.values()]).cpu()
+        parts = joined.split([len(value) for value in flat.values()])
+        sums = dict(zip(flat, parts, strict=True))
+        count = sums["count"].item()
+        if not count:
+            return None
+        found: dict[str, float] = {}
+        for key, values in sums.items():
+            kind, _, names = key.partition(":")
+            if kind == "loss":
+                for name, value in zip(names.split(","), (values / count).tolist(), strict=True):
+                    found[f"loss/{name}"] = found.get(f"loss/{name}", 0.0) + value
+        return found | {"train/raw": (sums["right"] / count).item()}
 
 
 def build_optimiser(
