@@ -95,8 +95,9 @@ def choose_fast(
     """What holds on a device by default, edited by `edits` (None: `$FDLAB_FAST`).
 
     On the CPU everything that is not CUDA's alone; on CUDA everything but `compile`. bf16 is the
-    recipe's `precision`: "auto" takes it on CUDA. What was asked for and is not supported is said
-    in one line.
+    recipe's `precision`: "auto" takes it on CUDA. A deterministic recipe goes without graphs and
+    `autotune`: a run that goes on from a checkpoint takes steps plainly that a graph would have
+    replayed. What was asked for and is not supported is said in one line.
     """
     cuda = device.type == "cuda"
     found = {name: name != "compile" and (cuda or name not in CUDA_ALONE) for name in FEATURES}
@@ -112,10 +113,13 @@ def choose_fast(
             found[name] = False
             if f"+{name}" in text:
                 tell(f"{name} needs CUDA: without it on {device.type}")
+    deterministic = train is not None and train.deterministic
+    if deterministic and cuda:
+        found |= {"graphs": False, "autotune": False}
     if found["graphs"] and not found["fused"]:
         found["graphs"] = False
         tell("graphs is off: it needs fused")
-    return Fast(**found, deterministic=train is not None and train.deterministic)
+    return Fast(**found, deterministic=deterministic)
 
 
 def read_edits(text: str) -> dict[str, bool]:
