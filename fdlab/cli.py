@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except Stopped as stopped:
-        print(f"fdlab: {stopped}", file=sys.stderr)
+        print(f"fdlab: {stopped}\nfdlab: to go on: {command}", file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:
         print("\nfdlab: stopped; what finished is kept, the same command goes on", file=sys.stderr)

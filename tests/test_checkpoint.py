@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -280,6 +282,31 @@ def test_a_pack_goes_on_together_and_apart(plan, digits, home, monkeypatch):
     assert [run.record.sessions[-1].first for run in apart] == [0, 5, 0]
     assert [run.record.in_step for run in apart] == [2, 1, 2]
     assert [describe(run) for run in apart] == alone
+
+
+COMMAND = ["train", "--preset", "smoke", "--student", "text", "--epochs", "20"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+def test_sigterm_ends_the_command_with_a_line_and_it_goes_on(plan, digits, home):
+    code = "import sys; from fdlab.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, *COMMAND]
+    environment = os.environ | {checkpoint.VARIABLE: "0", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((home / "outputs").glob("checkpoints/*/*.saf*")):
+        time.sleep(0.01)
+    process.terminate()
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == stop.EXIT_CODE, told
+    assert "stopped (SIGTERM) at step" in told and "checkpoint" in told
+    assert told.endswith(f"fdlab: to go on: fdlab {' '.join(COMMAND)}\n")
+    (name, step, _), *others = checkpoint.list_unfinished()
+    assert not others and 0 < step < 60
+    longer = dataclasses.replace(plan.train, epochs=20)
+    run = ensure_run(dataclasses.replace(plan.configure("text"), train=longer))
+    assert run.record.fingerprint == name
+    assert [session.first for session in run.record.sessions] == [0, step]
+    assert run.record.sessions[0].command == f"fdlab {' '.join(COMMAND)}"
 
 
 # --- write errors

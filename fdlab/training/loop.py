@@ -231,8 +231,13 @@ class Course:
         for name, value in tensors.items():
             kind, _, rest = name.partition("/")
             found.setdefault(kind, {})[rest] = value
+        live = list_tensors(self.trainer)
         for kind in ("weights", "buffers", "optimiser"):
-            put_tensors(self.trainer, kind, found.get(kind, {}))
+            values = found.get(kind, {})
+            if kind != "optimiser" and values.keys() != live[kind].keys():
+                apart = sorted(values.keys() ^ live[kind].keys())
+                raise UserError(f"{self.config.label}: its checkpoint has other {kind}: {apart[0]}")
+            put_tensors(self.trainer, kind, values)
         self.pending = found.get("sums", {})
         for name, value in found["random"].items():
             if name == "order":
