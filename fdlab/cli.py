@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import shlex
 import sys
@@ -85,6 +86,7 @@ def _build_parser() -> argparse.ArgumentParser:
                      help="train up to N runs in step in one process (default: 1)")  # fmt: skip
     _add_recipe(sub)
     _add_fast(sub)
+    _add_dask(sub)
     sub.add_argument("--dry-run", action="store_true", help="count runs and time, train nothing")
     _add_values(sub, "-p", "parameter of the notebooks, such as seeds=[0,1]; may be repeated")
 
@@ -106,6 +108,25 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_fast(sub)
     sub.add_argument("--force", action="store_true", help="train again what exists")
     _add_values(sub, "-o", "option of the method, such as cutoff=0.25; may be repeated")
+
+    sub = add("sweep", _sweep, "train many runs, or find them")
+    add_choice(sub)
+    sub.add_argument("--methods", default="none,fdcmkd", help="with commas; see `fdlab methods`")
+    sub.add_argument("--directions", default="", help="with commas (default: the data set's)")
+    sub.add_argument("--seeds", default="", help="with commas (default: the preset's)")
+    sub.add_argument("--jobs", type=int, default=None, metavar="N",
+                     help="runs at a time (default: one per core, or per CUDA device)")  # fmt: skip
+    sub.add_argument("--epochs", type=int, default=0, help="default: the preset's")
+    sub.add_argument("--width", type=int, default=0, help="default: the preset's")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_recipe(sub)
+    _add_fast(sub)
+    sub.add_argument("--pack", type=int, default=None, metavar="N",
+                     help="train up to N runs in step in one process (default: 1)")  # fmt: skip
+    sub.add_argument("--time-budget", default="", metavar="TIME",
+                     help="stop in good order after, such as 50m or 1h30m")  # fmt: skip
+    _add_dask(sub)
+    _add_values(sub, "-o", "option of the methods that have it, such as cutoff=0.25")
 
     group = add("data", _data_list, "data sets: list, prepare, verify")
     data = group.add_subparsers(metavar="ACTION", required=True)
@@ -166,6 +187,22 @@ def _set_recipe(options) -> None:
             os.environ[variable] = value
 
 
+def _add_dask(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--dask", default="", metavar="SCHEDULER",
+                     help="work on a Dask cluster: a scheduler's address, or its file")  # fmt: skip
+
+
+def _set_dask(options) -> None:
+    """For this process and all that it starts; a scheduler that does not answer is found now."""
+    from fdlab.training import cluster
+
+    if where := options.dask or os.environ.get(cluster.VARIABLE, ""):
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # an error is one line
+        os.environ[cluster.VARIABLE] = cluster.find_address(where)
+        with cluster.open_crew():
+            pass
+
+
 def _add_fast(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--fast", default="", metavar="EDITS",
                      help="what makes training fast, such as --fast=-graphs,+compile or "
@@ -192,10 +229,8 @@ def _reproduce(options) -> int:
 
     _set_fast(options)
     _set_recipe(options)
-    if options.pack is not None:
-        if options.pack < 1:
-            raise UserError(f"--pack is {options.pack}: expected a whole number from 1")
-        os.environ["FDLAB_PACK"] = str(options.pack)
+    _set_dask(options)
+    _set_count("--pack", options.pack, "FDLAB_PACK")
     datasets = [options.dataset] if options.dataset else list_datasets(options.suite)
     suites = [
         plan_suite(
@@ -227,6 +262,84 @@ def _reproduce(options) -> int:
         print(f"fdlab: {state} at {summary.page}")
         failures += len(summary.failed)
     return 1 if failures else 0
+
+
+def _set_count(flag: str, value: int | None, variable: str) -> None:
+    if value is not None:
+        if value < 1:
+            raise UserError(f"{flag} is {value}: expected a whole number from 1")
+        os.environ[variable] = str(value)
+
+
+def _sweep(options) -> int:
+    from fdlab.core import stop
+    from fdlab.execute.parameters import parse_assignments
+    from fdlab.studies.grid import configure_grid
+    from fdlab.studies.plan import make_plan
+    from fdlab.training.pool import attempt_runs
+
+    if options.dask and options.jobs is not None:
+        raise UserError("--jobs is of this machine: with --dask its workers say how many run")
+    stop.set_budget(options.time_budget)
+    _set_fast(options)
+    _set_recipe(options)
+    _set_count("--pack", options.pack, "FDLAB_PACK")
+    _set_count("--jobs", options.jobs, "FDLAB_WORKERS")
+    plan = make_plan(
+        options.dataset,
+        options.preset,
+        seeds=_split_numbers("--seeds", options.seeds),
+        epochs=options.epochs,
+        width=options.width,
+        device=options.device,
+    )
+    values = parse_assignments(options.values)
+    configs = configure_grid(plan, _split(options.methods), _split(options.directions), values)
+    _set_dask(options)
+    plan.open_store()
+    outcomes = attempt_runs(configs, device=plan.device)
+    wide = max(len(config.label) for config in configs)
+    stopped, failed = [], []
+    for config, outcome in zip(configs, outcomes, strict=True):
+        line = f"{config.label:{wide}s}"
+        if isinstance(outcome.error, stop.Stopped):
+            stopped.append(outcome.error)
+            print(f"{line}  stopped")
+        elif outcome.error is not None:
+            failed.append(f"{config.label} failed: {_describe_failure(outcome.error)}")
+            print(f"{line}  failed")
+        else:
+            record = outcome.run.record
+            score = 100 * record.scores["validation"].accuracy
+            how = "found" if outcome.found else "trained"
+            print(f"{line}  {score:5.1f} % test  {record.seconds:8.1f} s  {how}")
+    found = sum(outcome.found for outcome in outcomes)
+    done = sum(outcome.run is not None for outcome in outcomes)
+    print(f"fdlab: {len(configs)} runs: {done - found} trained, {found} found, "
+          f"{len(failed)} failed, {len(stopped)} left")  # fmt: skip
+    for line in failed:
+        print(f"fdlab: {line}", file=sys.stderr)
+    if stopped:
+        print(f"fdlab: stopped: {stopped[0]}; {done} of {len(configs)} runs are done, "
+              f"{len(stopped)} left: the same command goes on", file=sys.stderr)  # fmt: skip
+        return stop.EXIT_CODE
+    return 1 if failed else 0
+
+
+def _describe_failure(error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _split_numbers(flag: str, text: str) -> list[int]:
+    parts = _split(text)
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"{flag} is {text!r}: expected whole numbers with commas, such as 0,1,2")
+    return [int(part) for part in parts]
 
 
 def _train(options) -> None:

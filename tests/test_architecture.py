@@ -117,7 +117,11 @@ def test_no_file_names_a_package_index():
 def test_every_library_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {normalise(re.split(r"[<>=]", line)[0]) for line in project["dependencies"]}
-    declared |= {"espeakng-loader", "huggingface-hub"}  # extras, each imported in one file alone
+    declared |= {
+        "espeakng-loader",
+        "huggingface-hub",
+        "distributed",
+    }  # extras, each imported in one file alone
     media = {re.split(r"[<>=]", line)[0] for line in project["optional-dependencies"]["media"]}
     renamed = {"sklearn": "scikit-learn", "yaml": "pyyaml", "ipython": "ipykernel",
                "pywt": "pywavelets", "pil": "pillow"}  # fmt: skip
@@ -129,7 +133,8 @@ def test_every_library_that_is_imported_is_declared():
             if top != "fdlab" and module.split(".")[0] not in sys.stdlib_module_names:
                 reads = media if path.parent.name == "data" else set()
                 assert renamed.get(top, top) in declared | reads, f"{path.name} imports {module}"
-            homes = {"espeakng-loader": "speech.py", "huggingface-hub": "build.py"}
+            homes = {"espeakng-loader": "speech.py", "huggingface-hub": "build.py",
+                     "distributed": "cluster.py"}  # fmt: skip
             assert path.name == homes.get(top, path.name)
 
 

@@ -12,6 +12,7 @@ from fdlab.core import paths
 from fdlab.core.device import cores, count_threads, count_workers, versions
 
 OPTIONAL = {
+    "dask": ("distributed", "sends runs and notebooks to other machines (`--dask`)"),
     "media": ("av", "reads sound, video, MATLAB and Parquet files of your own data sets"),
     "hub": ("huggingface_hub", "fetches pretrained weights by name"),
     "speech": ("espeakng_loader", "builds the spoken half of `digits` (GPL-3)"),

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
+import papermill
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, papermill_engines
 
+from fdlab.training import cluster
+
 NAME = "fdlab"
 _at_work: list[AsyncKernelManager] = []
+_awaited: list[Future] = []  # notebooks at work on a cluster
 
 
 class KernelEngine(Engine):
@@ -30,6 +37,7 @@ class KernelEngine(Engine):
         *,
         kernel_cwd: str,
         kernel_env: dict[str, str],
+        kernels: list[AsyncKernelManager] = _at_work,
         start_timeout: int = 60,
         log_output: bool = False,
         **_,
@@ -48,19 +56,96 @@ class KernelEngine(Engine):
                 log_output=log_output,
             )
             client.owns_km = True  # else the kernel outlives its notebook
-            _at_work.append(manager)
+            kernels.append(manager)
             try:
                 client.execute(cwd=kernel_cwd, env=kernel_env)
             except DeadKernelError:
                 nb_man.nb.metadata.papermill["exception"] = True
                 raise
             finally:
-                _at_work.remove(manager)
+                kernels.remove(manager)
 
 
-def stop_kernels() -> None:
-    """Kill every kernel at work, and with it the workers that watch it; its notebook then fails."""
-    for manager in list(_at_work):
+def run_notebook(
+    source: Path, target: Path, parameters: dict[str, Any], folder: Path, environment: dict
+) -> None:
+    """Execute a notebook, in a kernel of this machine or, where `$FDLAB_DASK` names a scheduler, of
+    one of its workers; raises what papermill raises.
+
+    folder: where the kernel works. environment: the kernel's; on another machine fdlab's part of it
+    over that machine's own.
+    """
+    if not os.environ.get(cluster.VARIABLE):
+        return _run_here(source, target, parameters, folder, environment, _at_work)
+    plain = {"source": str(source), "target": str(target), "folder": str(folder)}
+    task = cluster.make_task(
+        "fdlab.execute.engine:run_sent",
+        plain | {"parameters": parameters},
+        needs=[source, target.parent],
+        environment=environment,
+        alone=False,
+    )
+    with cluster.open_crew() as crew:
+        crew.count()  # says so where there are none
+        future = crew.submit(task)
+        _awaited.append(future)
+        try:
+            future.result()
+        except Exception as error:
+            if future not in _awaited:
+                raise RuntimeError("its kernel was stopped") from None
+            raise cluster.explain(error, source.stem, crew.address) from None
+        finally:
+            if future in _awaited:
+                _awaited.remove(future)
+    cluster.await_file(target)
+
+
+def run_sent(
+    source: str, target: str, parameters: dict[str, Any], folder: str, environment: dict[str, str]
+) -> None:
+    """On a cluster's worker: execute a notebook in a kernel there, whose runs go to the workers."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(cluster.OWN)}
+    own |= environment | {cluster.VARIABLE: cluster.find_scheduler()}
+    kernels: list[AsyncKernelManager] = []
+    with cluster.watching(lambda reason: stop_kernels(kernels)):
+        _run_here(Path(source), Path(target), parameters, Path(folder), own, kernels)
+
+
+def _run_here(
+    source: Path,
+    target: Path,
+    parameters: dict[str, Any],
+    folder: Path,
+    environment: dict[str, str],
+    kernels: list[AsyncKernelManager],
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        papermill.execute_notebook(
+            source,
+            target,
+            parameters=parameters,
+            engine_name=NAME,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            kernel_cwd=str(folder),
+            kernel_env=environment,
+            kernels=kernels,
+        )
+
+
+def stop_kernels(kernels: list[AsyncKernelManager] = _at_work) -> None:
+    """Kill every kernel at work, and with it the workers that watch it; its notebook then fails.
+
+    Those of a cluster are given up, and their workers do the same.
+    """
+    if kernels is _at_work:
+        while _awaited:
+            _awaited.pop().cancel()
+    for manager in list(kernels):
         process = getattr(manager.provisioner, "process", None)
         if process is not None and process.poll() is None:
             process.kill()

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from importlib import resources
@@ -32,6 +31,7 @@ from fdlab.methods import METHODS
 from fdlab.studies.comparison import choose_methods, require_trials
 from fdlab.studies.hyperparameters import read_settings
 from fdlab.studies.plan import make_plan
+from fdlab.training import cluster
 
 REPORT = "00_report"
 
@@ -104,7 +104,8 @@ def plan_suite(
     suites = read_suites(dataset)
     if suite not in suites:
         raise name_unknown("suite", suite, suites)
-    if not 1 <= jobs <= cores():
+    elsewhere = bool(os.environ.get(cluster.VARIABLE))  # a cluster may have any number of them
+    if jobs < 1 or (jobs > cores() and not elsewhere):
         raise UserError(f"--jobs is {jobs}: expected 1 to {cores()}, the cores of this machine")
     find_preset(preset)
     definition = find_dataset(dataset)
@@ -220,20 +221,8 @@ def _run_one(suite: SuiteRun, name: str, events: str) -> float | str | None:
     target.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            papermill.execute_notebook(
-                source,
-                target,
-                parameters=own,
-                engine_name=engine.NAME,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                request_save_on_cell_execute=False,
-                kernel_cwd=str(paths.root()),
-                kernel_env=_make_environment(suite, events),
-            )
+        environment = _make_environment(suite, events)
+        engine.run_notebook(source, target, own, paths.root(), environment)
         seconds = time.perf_counter() - start
         export_notebook(target)
         ledger.note_done(suite.folder, name, key, seconds)

@@ -6,18 +6,28 @@ import functools
 import math
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
-from fdlab.core import paths
+from fdlab.core import paths, stop
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_pack, count_workers
 from fdlab.core.errors import UserError
@@ -25,7 +35,9 @@ from fdlab.core.fingerprint import digest
 from fdlab.core.parent import follow_parent
 from fdlab.core.progress import VARIABLE, listen, track
 from fdlab.core.slots import claim_core, claiming
+from fdlab.core.stop import Stopped
 from fdlab.data.store import prepare
+from fdlab.training import cluster
 from fdlab.training.runs import (
     Run,
     complete,
@@ -39,18 +51,93 @@ from fdlab.training.runs import (
 POLL = 0.5  # seconds between two looks for a free core
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one configuration: its run, or the error that it ended with.
+
+    found: whether the run was there already. The error of one that was stopped, or that was not
+    begun for a stop, is a `Stopped`.
+    """
+
+    config: RunConfig
+    run: Run | None = None
+    error: Exception | None = None
+    found: bool = False
+
+
 def ensure_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[Run]:
     """The finished runs of all configurations, in their order; what is missing is trained.
 
-    Teachers come first, each once. With one run to train, or one worker, nothing is spawned.
+    Teachers come first, each once. With one run to train, or one worker, nothing is spawned. Where
+    some fail the others are trained all the same, and then the first error is raised.
+    """
+    outcomes = attempt_runs(configs, device=device)
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors:
+        raise _join(errors, len(outcomes))
+    return [outcome.run for outcome in outcomes]
+
+
+def _join(errors: list[Exception], total: int) -> Exception:
+    """The first error, and how many there are; a stop goes before all others."""
+    first = next((error for error in errors if isinstance(error, Stopped)), errors[0])
+    if len(errors) > 1 and type(first) is UserError:
+        return UserError(f"{first} ({len(errors)} of {total} runs failed)")
+    return first
+
+
+def attempt_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[Outcome]:
+    """What became of each configuration, in their order; see `ensure_runs`.
+
+    Where `$FDLAB_DASK` names a scheduler its workers train, else this machine's processes. A stop
+    is passed on to whoever trains, and nothing new starts.
     """
     configs = [complete(config) for config in configs]
+    failed: dict[str, Exception] = {}
+    trained: set[str] = set()
+    remote = bool(os.environ.get(cluster.VARIABLE))
     with ExitStack() as stack:
         # Opened by the first who needs it; its processes stay, as each takes seconds to start.
-        hire = functools.cache(lambda: stack.enter_context(_open_pool(count_workers())))
+        begin = functools.cache(lambda: stack.enter_context(_spreading()))
+        opened = cluster.open_crew if remote else partial(_open_pool, count_workers())
+        hire = functools.cache(lambda: stack.enter_context(opened()))
         for wave in (find_teachers(configs), configs):
-            _train_missing(wave, device, hire)
-    return [ensure_run(config, device=device) for config in configs]
+            missing = _leave_out(find_missing(wave), failed)
+            if missing:
+                begin()
+                train = _train_there if remote else _train_here
+                trained |= train(missing, device, hire, failed)
+    return [_report(config, failed, trained, device) for config in configs]
+
+
+def _report(
+    config: RunConfig, failed: dict[str, Exception], trained: set[str], device: str
+) -> Outcome:
+    name = _find_name(config)
+    if name in failed:
+        return Outcome(config, error=failed[name])
+    return Outcome(config, run=ensure_run(config, device=device), found=name not in trained)
+
+
+def _find_name(config: RunConfig) -> str:
+    """The fingerprint of a completed configuration."""
+    return fingerprint(config, prepare(config.dataset, config.data_options))
+
+
+def _leave_out(missing: dict[str, RunConfig], failed: dict[str, Exception]) -> dict[str, RunConfig]:
+    """What can still be trained: not what failed, nor whose teacher did, which is noted too."""
+    if not failed:
+        return missing
+    left = {}
+    for name, config in missing.items():
+        causes = (failed.get(_find_name(teacher)) for teacher in find_teachers([config]))
+        cause = next(filter(None, causes), None)
+        if cause is not None:
+            stopped = isinstance(cause, Stopped)
+            failed[name] = cause if stopped else UserError(f"its teacher failed: {cause}")
+        elif name not in failed:
+            left[name] = config
+    return left
 
 
 def find_teachers(configs: Iterable[RunConfig]) -> list[RunConfig]:
@@ -83,39 +170,158 @@ def gather_packs(configs: Iterable[RunConfig], size: int) -> list[list[RunConfig
     ]
 
 
-def _train_missing(configs: list[RunConfig], device: str, hire: Callable[[], Executor]) -> None:
-    missing = find_missing(configs)
-    share = math.ceil(len(missing) / count_workers())  # a worker without work helps nobody
-    packs = gather_packs(missing.values(), max(min(count_pack(), share), 1))
-    names = {id(config): name for name, config in missing.items()}
-
-    def is_free(place: int) -> bool:
-        return not any(_is_at_work(names[id(config)]) for config in packs[place])
-
+def _train_here(
+    missing: dict[str, RunConfig],
+    device: str,
+    hire: Callable[[], Executor],
+    failed: dict[str, Exception],
+) -> set[str]:
+    """Train on this machine: fingerprints of what was; errors are noted in `failed`."""
+    job = _Job.make(missing, count_workers(), failed)
     tasks = [
         partial(ensure_pack, pack, device=_choose_share(device, index))
-        for index, pack in enumerate(packs)
+        for index, pack in enumerate(job.packs)
     ]
-    workers = min(len(packs), count_workers())
+    workers = min(len(tasks), count_workers())
     sharing = choose_device(device).type == "cpu"
     if workers == 1:
         waiting = list(range(len(tasks)))
-        while waiting:
+        while waiting and not job.halts():
             with claiming(sharing):
-                tasks[_take(waiting, is_free)]()
-    elif workers > 1:
-        pool = hire()
-        with track("training", len(missing), unit="run") as report:
-            done = 0
-            try:
-                for place, _ in _work(pool, tasks, workers, sharing, is_free):
-                    done += len(packs[place])
-                    report(done)
-            except BrokenProcessPool:
+                place = _take(waiting, job.is_free)
+                job.note(place, _attempt(tasks[place]))
+        return job.finish()
+    pool = hire()
+    with track("training", len(missing), unit="run") as report:
+        ended = _follow(pool, tasks, lambda: workers, sharing, job.is_free, job.halts)
+        for place, future in ended:
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
                 raise UserError(
                     f"a training process was killed, perhaps for memory: {workers} ran side by "
                     "side, set FDLAB_WORKERS to fewer"
                 ) from None
+            job.note(place, error)
+            report(job.count())
+    return job.finish()
+
+
+def _train_there(
+    missing: dict[str, RunConfig],
+    device: str,
+    hire: Callable[[], cluster.Crew],
+    failed: dict[str, Exception],
+) -> set[str]:
+    """Train on a cluster's workers, each of which chooses its device; see `_train_here`."""
+    crew = hire()
+    job = _Job.make(missing, max(crew.count(), 1), failed)
+    with _hear() as progress, track("training", len(missing), unit="run") as report:
+        tasks = [_make_task(pack, device, progress) for pack in job.packs]
+        ended = _follow(crew, tasks, crew.count_room, False, job.is_free, job.halts)
+        for place, future in ended:
+            try:
+                error = future.exception()
+            except CancelledError as cancelled:
+                error = cancelled
+            if error is not None:
+                error = cluster.explain(error, job.packs[place][0].label, crew.address)
+            if isinstance(error, cluster.ClusterError):
+                raise error
+            for name in job.names(place) if error is None else ():
+                cluster.await_file(paths.runs() / name / "record.json")
+            job.note(place, error)
+            report(job.count())
+    return job.finish()
+
+
+def _make_task(pack: list[RunConfig], device: str, progress: str) -> Callable[[], None]:
+    store = prepare(pack[0].dataset, pack[0].data_options)
+    plain = [config.as_dict() for config in pack]
+    for config in plain:
+        if config["weights"] and Path(config["weights"]).exists():  # relative to this process
+            config["weights"] = str(Path(config["weights"]).resolve())
+    return cluster.make_task(
+        "fdlab.training.pool:train_sent",
+        {"configs": plain, "device": device},
+        needs=[store.folder / "manifest.json", paths.runs()],
+        environment=os.environ | {VARIABLE: progress},
+    )
+
+
+def train_sent(configs: list[dict[str, Any]], device: str) -> None:
+    """On a cluster's worker: what `_make_task` sent is trained, in this process."""
+    ensure_pack([RunConfig.from_dict(config) for config in configs], device=device)
+
+
+@dataclass
+class _Job:
+    """Packs of runs that are to be trained, and what became of them."""
+
+    missing: dict[str, RunConfig]
+    packs: list[list[RunConfig]]
+    failed: dict[str, Exception]
+    over: set[str] = field(default_factory=set)
+
+    @classmethod
+    def make(
+        cls, missing: dict[str, RunConfig], workers: int, failed: dict[str, Exception]
+    ) -> _Job:
+        paths.runs().mkdir(parents=True, exist_ok=True)
+        share = math.ceil(len(missing) / workers)  # a worker without work helps nobody
+        packs = gather_packs(missing.values(), max(min(count_pack(), share), 1))
+        return cls(missing, packs, failed)
+
+    def names(self, place: int) -> list[str]:
+        """Fingerprints of a pack's runs."""
+        own = {id(config) for config in self.packs[place]}
+        return [name for name, config in self.missing.items() if id(config) in own]
+
+    def is_free(self, place: int) -> bool:
+        return not any(map(_is_at_work, self.names(place)))
+
+    def halts(self) -> bool:
+        """Whether nothing new shall start; whoever trains hears of it."""
+        return bool(stop.spread()) or any(isinstance(e, Stopped) for e in self.failed.values())
+
+    def note(self, place: int, error: BaseException | None) -> None:
+        """The end of a pack; of one that failed, some runs may be there."""
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        for name in self.names(place):
+            if error is None or (len(self.packs[place]) > 1 and open_run(paths.runs() / name)):
+                self.over.add(name)
+            else:
+                self.failed[name] = error
+
+    def count(self) -> int:
+        return len(self.over) + sum(name in self.failed for name in self.missing)
+
+    def finish(self) -> set[str]:
+        """Fingerprints of what was trained; what was not begun is noted as stopped."""
+        left = [name for name in self.missing if name not in self.over | self.failed.keys()]
+        for name in left:
+            self.failed[name] = Stopped(stop.find_reason() or "another run was stopped")
+        return self.over
+
+
+def _attempt(task: Callable[[], Any]) -> Exception | None:
+    try:
+        task()
+    except Exception as error:
+        return error
+    return None
+
+
+@contextmanager
+def _spreading() -> Iterator[None]:
+    """A stop of this process reaches those that train for it; one that was started with a file
+    to look at is told by it, and so are they."""
+    if stop.FILE in os.environ:
+        yield
+    else:
+        paths.outputs().mkdir(parents=True, exist_ok=True)
+        with stop.spreading(paths.outputs()):
+            yield
 
 
 def _is_at_work(name: str) -> bool:
@@ -162,30 +368,52 @@ def _work(
     sharing: bool,
     is_free: Callable[[int], bool] = lambda place: True,
 ) -> Iterator[tuple[int, Any]]:
-    """(place, result) of every task as it ends, at most `workers` at once.
+    """(place, result) of every task as it ends, see `_follow`; an error of one is raised."""
+    for place, future in _follow(pool, tasks, lambda: workers, sharing, is_free):
+        yield place, future.result()
+
+
+def _follow(
+    pool: Executor | cluster.Crew,
+    tasks: list[Callable[[], Any]],
+    count: Callable[[], int],
+    sharing: bool,
+    is_free: Callable[[int], bool],
+    halts: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, Future]]:
+    """(place, future) of every task as it ends, at most `count()` at once, asked again and again.
 
     sharing: a task claims a core. One always runs; more start only on cores that no other fdlab
     process has claimed, so that all together keep to the cores but for one of each process; where
     `$FDLAB_WORKERS` says how many run, so many do. is_free: whether nobody else is at the same
-    task; those that somebody is at come last, when there may be nothing left to do.
+    task; those that somebody is at come last, when there may be nothing left to do. halts: once it
+    is so, nothing new starts, and what is at work comes to its end.
     """
     bound = sharing and not os.environ.get("FDLAB_WORKERS")
     waiting, busy = list(range(len(tasks))), {}
     try:
         while waiting or busy:
-            while waiting and len(busy) < workers:
+            if halts():
+                waiting.clear()
+            room = count()
+            while waiting and len(busy) < room:
                 free = any(map(is_free, waiting))
                 core = claim_core() if sharing and free else None
                 if busy and not (free and (core or not bound)):
                     break
                 place = _take(waiting, is_free)
                 busy[pool.submit(tasks[place])] = place, core
-            over, _ = wait(busy, POLL if waiting else None, FIRST_COMPLETED)
+            if not waiting and not room and halts():
+                break  # what was handed out has nobody to end it
+            if not busy:
+                time.sleep(POLL if waiting else 0)  # until somebody is there to work
+                continue
+            over, _ = wait(busy, POLL, FIRST_COMPLETED)
             for future in over:
                 place, core = busy.pop(future)
                 if core:
                     core.release()
-                yield place, future.result()
+                yield place, future
     finally:
         for _, core in busy.values():
             if core:

@@ -1,0 +1,43 @@
+"""Many runs from a few lists: every method in every direction under every seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fdlab.core.config import RunConfig
+from fdlab.core.errors import UserError, name_unknown
+from fdlab.methods import METHODS
+from fdlab.studies.plan import Plan, read_list
+from fdlab.training.runs import complete
+
+
+def configure_grid(
+    plan: Plan,
+    methods: list[str],
+    directions: list[str] | None = None,
+    options: dict[str, Any] | None = None,
+) -> list[RunConfig]:
+    """Completed configurations, method by method, each once, under the seeds of the plan.
+
+    A method without a teacher has one run per student. options: each goes to those methods that
+    have it; one that none of them has is an error. No directions: the data set's own.
+    """
+    options = options or {}
+    methods = read_list("methods", methods, str)
+    if not methods:
+        raise UserError("methods is empty: expected some, such as none,kd; see `fdlab methods`")
+    own = {name: [f.name for f in dataclasses.fields(METHODS[name].Options)] for name in methods}
+    known = sorted({option for names in own.values() for option in names})
+    for option in options:
+        if option not in known:
+            raise name_unknown(f"option of {', '.join(methods)}", option, known)
+    made: dict[str, RunConfig] = {}
+    for method in methods:
+        chosen = {name: value for name, value in options.items() if name in own[method]}
+        for way in plan.choose_directions(directions):
+            teacher = way.teacher if METHODS[method].needs else None
+            for seed in plan.seeds:
+                config = complete(plan.configure(way.student, method, teacher, seed, chosen))
+                made.setdefault(config.label, config)
+    return list(made.values())
