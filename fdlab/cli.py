@@ -88,6 +88,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_fast(sub)
     _add_dask(sub)
     sub.add_argument("--dry-run", action="store_true", help="count runs and time, train nothing")
+    _add_budget(sub)
     _add_values(sub, "-p", "parameter of the notebooks, such as seeds=[0,1]; may be repeated")
 
     sub = add("train", _train, "train one run, or find it")
@@ -107,6 +108,7 @@ def _build_parser() -> argparse.ArgumentParser:
                      help="on CUDA, the same bits at every repeat; slower")  # fmt: skip
     _add_fast(sub)
     sub.add_argument("--force", action="store_true", help="train again what exists")
+    _add_budget(sub)
     _add_values(sub, "-o", "option of the method, such as cutoff=0.25; may be repeated")
 
     sub = add("sweep", _sweep, "train many runs, or find them")
@@ -123,8 +125,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_fast(sub)
     sub.add_argument("--pack", type=int, default=None, metavar="N",
                      help="train up to N runs in step in one process (default: 1)")  # fmt: skip
-    sub.add_argument("--time-budget", default="", metavar="TIME",
-                     help="stop in good order after, such as 50m or 1h30m")  # fmt: skip
+    _add_budget(sub)
     _add_dask(sub)
     _add_values(sub, "-o", "option of the methods that have it, such as cutoff=0.25")
 
@@ -203,6 +204,11 @@ def _set_dask(options) -> None:
             pass
 
 
+def _add_budget(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--time-budget", default="", metavar="TIME",
+                     help="stop in good order after this time, such as 50m or 1h30m")  # fmt: skip
+
+
 def _add_fast(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--fast", default="", metavar="EDITS",
                      help="what makes training fast, such as --fast=-graphs,+compile or "
@@ -224,6 +230,7 @@ def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
 
 
 def _reproduce(options) -> int:
+    from fdlab.core import stop
     from fdlab.execute.parameters import parse_assignments
     from fdlab.execute.suite import list_datasets, plan_suite, run_suite
 
@@ -253,14 +260,21 @@ def _reproduce(options) -> int:
             print("\n".join(forecast(suite).describe()))
         print("\n".join(describe_projections()))
         return 0
+    stop.set_budget(options.time_budget)
     failures = 0
-    for suite in suites:
-        summary = run_suite(suite)
-        for name, error in summary.failed.items():
-            print(f"fdlab: {name} failed: {error}", file=sys.stderr)
-        state = "report, with failures," if summary.failed else "report"
-        print(f"fdlab: {state} at {summary.page}")
-        failures += len(summary.failed)
+    with stop.listening():
+        for suite in suites:
+            summary = run_suite(suite)
+            for name, error in summary.failed.items():
+                print(f"fdlab: {name} failed: {error}", file=sys.stderr)
+            state = "report, with failures," if summary.failed else "report"
+            state = "unfinished report" if summary.stopped or summary.left else state
+            print(f"fdlab: {state} at {summary.page}")
+            if summary.stopped or summary.left:
+                reason = summary.reason or next(iter(summary.stopped.values()))
+                print(f"fdlab: stopped: {reason}; to go on: {os.environ[COMMAND]}", file=sys.stderr)
+                return stop.EXIT_CODE
+            failures += len(summary.failed)
     return 1 if failures else 0
 
 
@@ -343,6 +357,7 @@ def _split_numbers(flag: str, text: str) -> list[int]:
 
 
 def _train(options) -> None:
+    from fdlab.core import stop
     from fdlab.core.config import Direction
     from fdlab.execute.parameters import parse_assignments
     from fdlab.studies.plan import make_plan
@@ -350,6 +365,7 @@ def _train(options) -> None:
 
     _set_fast(options)
     _set_recipe(options)
+    stop.set_budget(options.time_budget)
     plan = make_plan(
         options.dataset,
         options.preset,

@@ -147,16 +147,8 @@ def test_an_interrupt_stops_at_once_and_starts_nothing_new(isolated_home):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in errors
     assert "Traceback" not in errors and output == ""
+    assert re.search(r"notebooks: \d ran, 0 found, .*\d left\n", errors)
     assert not (folder / "done" / "04_gradients.json").exists()
-
-
-def test_two_of_one_suite_do_not_mix(isolated_home):
-    from filelock import FileLock
-
-    suite = plan_suite(dataset="planted", preset="reduced", only="01")
-    suite.folder.mkdir(parents=True)
-    with FileLock(suite.folder / ".lock"), pytest.raises(UserError, match="another"):
-        run_suite(suite)
 
 
 def start(arguments: list[str], home: Path) -> subprocess.Popen:

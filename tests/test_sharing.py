@@ -9,12 +9,15 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+import torch
 
-from fdlab.core import paths, slots
+from fdlab.core import device, paths, slots, stop
+from fdlab.core.errors import UserError
+from fdlab.core.locks import holding
 from fdlab.core.slots import claim_core, claiming
 from fdlab.execute import suite as execute
 from fdlab.execute.suite import SuiteRun
@@ -178,7 +181,7 @@ def test_what_somebody_else_is_at_comes_last(monkeypatch):
 def test_a_run_that_is_locked_is_at_work(tmp_path, monkeypatch):
     monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
     assert not _is_at_work("0123")
-    with FileLock(paths.runs() / "0123.lock"):
+    with holding(paths.runs() / "0123", "a run"):
         assert _is_at_work("0123") and not _is_at_work("4567")
     assert not _is_at_work("0123")
 
@@ -204,3 +207,128 @@ def test_workers_are_left_to_those_who_share_the_cores_or_devices(tmp_path, monk
     assert "FDLAB_WORKERS" not in execute._make_environment(suite, "events")
     monkeypatch.setenv("FDLAB_WORKERS", "3")
     assert execute._make_environment(suite, "events")["FDLAB_WORKERS"] == "3"
+
+
+def test_where_there_is_a_reason_to_stop_nothing_more_starts():
+    began = []
+
+    def work() -> None:
+        began.append(1)
+        stop.request("SIGTERM")
+
+    with stop.listening(), pytest.raises(stop.Stopped, match="SIGTERM, with 3 left to do"):
+        run([work] * 4, workers=1)
+    assert len(began) == 1 and count_free() == 2
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_workers_that_were_told_to_end_did_not_fail(told, monkeypatch):
+    """Whoever ends every process of a command breaks the pool before the workers have answered."""
+
+    def fall(*arguments, **others):
+        raise BrokenProcessPool
+        yield
+
+    configs = {name: object() for name in "ab"}
+    monkeypatch.setattr(pool, "find_missing", lambda asked: configs)
+    monkeypatch.setattr(pool, "gather_packs", lambda asked, size: [[config] for config in asked])
+    monkeypatch.setattr(pool, "count_workers", lambda: 2)
+    monkeypatch.setattr(pool, "_work", fall)
+    with stop.listening(), pytest.raises(stop.Stopped if told else UserError):
+        if told:
+            stop.request("SIGTERM")
+        pool._train_missing([], "cpu", lambda: None)
+
+
+@pytest.fixture()
+def gpus(monkeypatch):
+    """Devices that are not there: `gpus(3)` makes three of them visible."""
+    monkeypatch.delenv(device.VISIBLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize("places", range(1, 10))
+@pytest.mark.parametrize("count", range(1, 9))
+def test_devices_are_shared_out_evenly_and_none_is_idle(count, places):
+    names = [f"GPU-{index}" for index in range(count)]
+    shares = device.share_devices(names, places)
+    held = [name for share in shares for name in share]
+    assert len(shares) == places and all(shares) and set(held) == set(names)
+    assert max(map(held.count, names)) - min(map(held.count, names)) <= 1
+    sizes = sorted(map(len, shares))
+    assert sizes[-1] - sizes[0] <= 1 and (sizes[-1] == 1 or places < count)
+    assert device.share_devices([], places) == []
+
+
+def test_devices_are_named_as_the_environment_names_them(gpus, monkeypatch):
+    gpus(2)
+    assert device.list_devices() == ["0", "1"]
+    monkeypatch.setenv(device.VISIBLE, "5, GPU-3f,7")  # the last is not there
+    assert device.list_devices() == ["5", "GPU-3f"]
+    gpus(0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.list_devices() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "expected"),
+    [
+        ("auto", 3, ["4", "5", "6"]),
+        ("cuda", 4, ["4", "5", "6", "4"]),
+        ("auto", 2, ["4", "5,6"]),
+        ("cuda:1", 3, ["4,5,6"] * 3),
+        ("cpu", 2, ["4,5,6"] * 2),
+    ],
+)
+def test_every_worker_sees_its_own_device(asked, workers, expected, gpus, monkeypatch):
+    gpus(3)
+    caught = {}
+
+    class Pool:
+        def __init__(self, workers, mp_context, initializer, initargs):
+            caught.update(start=initializer, arguments=initargs)
+
+        def shutdown(self, cancel_futures):
+            pass
+
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(pool, "follow_parent", lambda parent: None)
+    monkeypatch.setenv("FDLAB_PROGRESS", "events")
+    monkeypatch.setenv("FDLAB_WORKERS", "1")
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setenv(device.VISIBLE, "4,5,6")
+        with pool._open_pool(workers, asked):
+            pass
+        for _ in range(workers):  # as each of them would, in its own process
+            patch.setenv(device.VISIBLE, "4,5,6")
+            caught["start"](*caught["arguments"])
+            seen.append(os.environ[device.VISIBLE])
+    assert seen == expected
+    assert pool._choose_first("auto") == "cuda:0" and pool._choose_first("cuda:2") == "cuda:2"
+
+
+@pytest.mark.parametrize(
+    ("count", "jobs", "values", "expected"),
+    [
+        (4, 2, {}, ["0,1", "2,3"]),
+        (2, 4, {}, ["0", "1", "0", "1"]),
+        (4, 1, {}, [None]),
+        (4, 2, {"device": "cuda:3"}, [None, None]),
+        (4, 2, {"device": "cpu"}, [None, None]),
+    ],
+)
+def test_kernels_side_by_side_see_their_share(count, jobs, values, expected, gpus, tmp_path):
+    gpus(count)
+    suite = SuiteRun([], "digits", "smoke", values, tmp_path, jobs)
+    found = [execute._make_environment(suite, "events", place) for place in range(jobs)]
+    assert [each.get(device.VISIBLE) for each in found] == expected
+
+
+def test_as_many_jobs_as_cores_or_devices(gpus, monkeypatch):
+    monkeypatch.setattr(execute, "cores", lambda: 2)
+    gpus(5)
+    assert execute.plan_suite(dataset="planted", jobs=5).jobs == 5
+    with pytest.raises(UserError, match="expected 1 to 5, the cores or devices here"):
+        execute.plan_suite(dataset="planted", jobs=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from fdlab.core.errors import UserError
 
 CONTAINER = Path("/sys/fs/cgroup")  # of a process in a container, its own limits
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 VERSIONED = ("torch", "numpy", "scipy", "scikit-learn", "matplotlib", "papermill")
 
 
@@ -50,6 +52,31 @@ def count_workers() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else cores()
+
+
+def list_devices() -> list[str]:
+    """The CUDA devices that this process sees, as `$CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    return (named or [str(index) for index in range(count)])[:count]
+
+
+def share_devices(names: list[str], places: int) -> list[list[str]]:
+    """Devices of each of `places` processes side by side: no device is left idle, none has two
+    processes more than another, and of several processes to a device each has that one alone.
+
+    >>> share_devices(["0", "1", "2", "3"], 2)
+    [['0', '1'], ['2', '3']]
+    >>> share_devices(["4", "5"], 3)
+    [['4'], ['5'], ['4']]
+    """
+    count = len(names)
+    if places >= count:
+        return [[names[place % count]] for place in range(places)] if count else []
+    bounds = [place * count // places for place in range(places + 1)]
+    return [names[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def count_readers() -> int:

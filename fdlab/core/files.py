@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,35 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        for path in beside.iterdir():
+            if path.is_file():
+                open_to_readers(path)
         put_folder(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def open_to_readers(path: Path) -> None:
+    """Let those read a file who may read its folder; libraries make files that only their owner
+    can read, and a shared folder has several users."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 def put_folder(source: Path, folder: Path) -> None:
-    """Move a whole folder into the place of another, which is removed, on one file system."""
-    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
-    if folder.exists():
-        folder.rename(old)
-    source.rename(folder)
+    """Move a whole folder into the place of another, which is removed, on one file system.
+
+    Of two processes that do so at once the later one wins.
+    """
+    while True:
+        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+        try:
+            source.rename(folder)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     _flush_folder(folder.parent)
     for path in folder.parent.glob(f".{folder.name}.*.old"):  # a killed process's too
         shutil.rmtree(path, ignore_errors=True)

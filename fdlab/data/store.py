@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from fdlab.core import paths
 from fdlab.core.config import resolve_options
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.files import checksums, find_damage, read_json, replace_folder, write_json
 from fdlab.core.fingerprint import code_digest, digest
+from fdlab.core.locks import holding
 from fdlab.core.progress import say, track
 from fdlab.data import DATASETS
 from fdlab.data.dataset import SPLITS, Built, Dataset, Modality
@@ -177,14 +177,14 @@ def _prepare_made(name: str, options: dict[str, Any] | None, workers: int, force
     dataset, resolved, folder = _locate(name, options)
     if not force and (folder, name) in _verified:
         return _verified[folder, name]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        damage = None if force else find_store_damage(folder)
-        if damage and folder.exists():
-            say(f"fdlab: {damage}; rebuilding the store of {dataset.name}")
-        if damage or force:
-            _build(dataset, resolved, folder, workers)
-        _verified[folder, name] = Store(folder, read_json(folder / "manifest.json"), name)
+    if force or not folder.exists() or find_store_damage(folder):  # else no lock is needed
+        with holding(folder, f"the store of {dataset.name}"):
+            damage = None if force else find_store_damage(folder)
+            if damage and folder.exists():
+                say(f"fdlab: {damage}; rebuilding the store of {dataset.name}")
+            if damage or force:
+                _build(dataset, resolved, folder, workers)
+    _verified[folder, name] = Store(folder, read_json(folder / "manifest.json"), name)
     return _verified[folder, name]
 
 
@@ -203,23 +203,19 @@ def _read_files(
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name for a data set: expected letters, digits and _")
     resolved = entry.options(**resolve_options(entry.name, entry.options, options or {}))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{folder}.lock", timeout=0):
-            damage = find_store_damage(folder) if folder.exists() and not force else None
-            if damage:
-                say(f"fdlab: {damage}; reading the files of {name} again")
-            ingest(
-                entry,
-                root,
-                resolved,
-                folder,
-                workers=workers,
-                allow_missing=allow_missing,
-                force=force or damage is not None,
-            )
-    except Timeout:
-        raise UserError(f"another `fdlab data prepare {name}` is at work") from None
+    with holding(folder, f"the store of {name}"):
+        damage = find_store_damage(folder) if folder.exists() and not force else None
+        if damage:
+            say(f"fdlab: {damage}; reading the files of {name} again")
+        ingest(
+            entry,
+            root,
+            resolved,
+            folder,
+            workers=workers,
+            allow_missing=allow_missing,
+            force=force or damage is not None,
+        )
     return folder
 
 

@@ -1,7 +1,7 @@
 """A papermill engine whose kernels have their own folder, environment and private sockets.
 
 papermill's own engine changes the directory of the whole process, ignores `env`, and leaves a
-notebook whose kernel died marked as completed.
+notebook whose kernel died marked as completed, without a copy.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import os
 import tempfile
 import warnings
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, papermill_engines
 
+from fdlab.core.files import write_text
 from fdlab.training import cluster
 
 NAME = "fdlab"
@@ -59,9 +64,9 @@ class KernelEngine(Engine):
             kernels.append(manager)
             try:
                 client.execute(cwd=kernel_cwd, env=kernel_env)
-            except DeadKernelError:
+            except DeadKernelError as error:  # papermill writes and raises what a cell shows
                 nb_man.nb.metadata.papermill["exception"] = True
-                raise
+                _show_error(nb_man.nb, error)
             finally:
                 kernels.remove(manager)
 
@@ -120,21 +125,43 @@ def _run_here(
     environment: dict[str, str],
     kernels: list[AsyncKernelManager],
 ) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        papermill.execute_notebook(
-            source,
-            target,
-            parameters=parameters,
-            engine_name=NAME,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            request_save_on_cell_execute=False,
-            kernel_cwd=str(folder),
-            kernel_env=environment,
-            kernels=kernels,
-        )
+    """`target` appears whole, also where the notebook ends with an error, or never began."""
+    with tempfile.TemporaryDirectory(prefix="fdlab-notebook-") as private:
+        beside = Path(private) / target.name
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                papermill.execute_notebook(
+                    source,
+                    beside,
+                    parameters=parameters,
+                    engine_name=NAME,
+                    kernel_name="python3",
+                    language="python",
+                    progress_bar=False,
+                    request_save_on_cell_execute=False,
+                    kernel_cwd=str(folder),
+                    kernel_env=environment,
+                    kernels=kernels,
+                )
+        except papermill.PapermillExecutionError:
+            with suppress(OSError):
+                _keep_copy(beside, target)
+            raise
+        except Exception as error:
+            with suppress(OSError):
+                _keep_copy(source, target, f"{type(error).__name__}: {error}")
+            raise
+        _keep_copy(beside, target)
+
+
+def _keep_copy(path: Path, target: Path, error: str = "") -> None:
+    """Put an executed notebook into its place, or one that could not be executed: with why."""
+    notebook = nbformat.read(path, as_version=4)
+    if error:
+        notebook.cells.insert(0, nbformat.v4.new_raw_cell(f"This notebook was not run: {error}"))
+    notebook.metadata.setdefault("papermill", {})["output_path"] = str(target)
+    write_text(target, nbformat.writes(notebook))
 
 
 def stop_kernels(kernels: list[AsyncKernelManager] = _at_work) -> None:
@@ -149,6 +176,14 @@ def stop_kernels(kernels: list[AsyncKernelManager] = _at_work) -> None:
         process = getattr(manager.provisioner, "process", None)
         if process is not None and process.poll() is None:
             process.kill()
+
+
+def _show_error(notebook: NotebookNode, error: Exception) -> None:
+    """As the output of the cell that was at work, or of the first."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    started = [cell for cell in cells if cell.metadata.papermill.get("start_time")]
+    output = {"ename": type(error).__name__, "evalue": str(error), "traceback": [str(error)]}
+    (started or cells[:1])[-1].outputs.append(new_output("error", **output))
 
 
 papermill_engines.register(NAME, KernelEngine)

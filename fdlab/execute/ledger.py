@@ -19,7 +19,7 @@ from fdlab.core.fingerprint import code_digest, digest
 from fdlab.execute.parameters import read_parameters
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
 
-FOLDER = "done"
+FOLDER, FAILED = "done", "failed"
 
 
 def stem_of(notebook: str) -> str:
@@ -63,7 +63,29 @@ def note_done(folder: Path, notebook: str, key: str, seconds: float) -> None:
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "files": checksums(folder, list_files(folder, notebook)),
     }
-    write_json(folder / FOLDER / f"{notebook}.json", record)
+    write_json(locate_record(folder, notebook), record)
+
+
+def note_failed(folder: Path, notebook: str, error: str) -> None:
+    """For the report, which names what failed; nothing depends on it."""
+    write_json(folder / FAILED / f"{notebook}.json", {"notebook": notebook, "error": error})
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """Notebook → the last line of the error that it ended with, of those that failed last."""
+    found = {}
+    for path in sorted((folder / FAILED).glob("*.json")):
+        try:
+            record = read_json(path)
+            found[str(record["notebook"])] = str(record["error"])
+        except (OSError, UserError, KeyError, TypeError):
+            continue  # gone meanwhile, or damaged: the notebook has no done-record either
+    return found
+
+
+def locate_record(folder: Path, notebook: str) -> Path:
+    """A notebook's done-record; whoever runs the notebook holds the lock of this path."""
+    return folder / FOLDER / f"{notebook}.json"
 
 
 def find_reason(folder: Path, notebook: str, key: str | None) -> str | None:
@@ -85,7 +107,8 @@ def find_reason(folder: Path, notebook: str, key: str | None) -> str | None:
 
 def forget(folder: Path, notebook: str) -> None:
     """Before a notebook runs: what it left earlier no longer counts, in the report neither."""
-    (folder / FOLDER / f"{notebook}.json").unlink(missing_ok=True)
+    locate_record(folder, notebook).unlink(missing_ok=True)
+    (folder / FAILED / f"{notebook}.json").unlink(missing_ok=True)
     (folder / RESULTS / f"{stem_of(notebook)}.json").unlink(missing_ok=True)
 
 

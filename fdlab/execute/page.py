@@ -10,7 +10,7 @@ import nbformat
 
 from fdlab.core.errors import UserError
 from fdlab.core.files import write_text
-from fdlab.execute.ledger import FOLDER, stem_of
+from fdlab.execute.ledger import locate_record, read_failures, stem_of
 from fdlab.figures.report import tables
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
 from fdlab.figures.style import VERDICT_COLORS
@@ -52,6 +52,7 @@ def write_page(folder: Path, dataset: str, preset: str, notebooks: list[str]) ->
     title = f"fdlab: {html.escape(dataset)}, preset {html.escape(preset)}"
     shown = [name for name in notebooks if (folder / "notebooks" / f"{name}.ipynb").is_file()]
     names = {stem_of(name): name for name in shown if stem_of(name) != "report"}
+    failures = read_failures(folder)
     parts = [
         "<!doctype html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
@@ -61,6 +62,7 @@ def write_page(folder: Path, dataset: str, preset: str, notebooks: list[str]) ->
         "<p>Which of the FD-CMKD paper's claims and numbers hold on this data set, beside the "
         "control that could refute each. Intervals are 95 %; every table says over what, and its "
         "n.</p>",
+        _show_failures(folder, failures),
         head,
         *(_show_study(folder, name, stem, report) for stem, name in names.items()),
         "</body></html>",
@@ -78,6 +80,17 @@ def export_notebook(path: Path) -> Path:
     target = path.with_suffix(".html")
     write_text(target, body)
     return target
+
+
+def _show_failures(folder: Path, failures: dict[str, str]) -> str:
+    """Notebooks that ended with an error, each with its last line, above everything else."""
+    lines = []
+    for name, error in failures.items():
+        link = html.escape(name)
+        if (folder / "notebooks" / f"{name}.html").is_file():
+            link = f'<a href="notebooks/{link}.html">{link}</a>'
+        lines.append(f'<p class="finding">{link} failed: {html.escape(error)}</p>')
+    return "\n".join(lines)
 
 
 def _show_claims(report: Report) -> str:
@@ -128,7 +141,7 @@ def _show_study(folder: Path, notebook: str, stem: str, report: Report | None) -
     links += [f'<a href="notebooks/{notebook}.ipynb">.ipynb</a>']
     links += [f'<a href="{RESULTS}/{stem}.json">result (JSON)</a>']
     parts = [f'<h2 id="{stem}">{html.escape(find_question(stem))}</h2>']
-    if finding is None or not (folder / FOLDER / f"{notebook}.json").is_file():
+    if finding is None or not locate_record(folder, notebook).is_file():
         parts.append('<p class="finding">Not finished; see the notebook.</p>')
     if finding:
         parts.append(f'<p class="finding">{html.escape(finding)}</p>')
@@ -140,7 +153,9 @@ def _show_study(folder: Path, notebook: str, stem: str, report: Report | None) -
             f'<figcaption>{html.escape(name)} · <a href="{FIGURES}/{name}.pdf">PDF</a></figcaption>'
             "</figure>"
         )
-    parts += [_show_table(path) for path in sorted((folder / TABLES).glob(f"{stem}-*.csv"))]
+    tables = sorted((folder / TABLES).glob(f"{stem}-*.csv"))
+    # One without its copy is being written by another suite of the folder.
+    parts += [_show_table(path) for path in tables if path.with_suffix(".md").is_file()]
     parts.append(f'<p class="small">{" · ".join(links)}</p>')
     return "\n".join(parts)
 

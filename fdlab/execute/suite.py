@@ -6,7 +6,9 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any
 
 import papermill
 import yaml
-from filelock import FileLock, Timeout
 
-from fdlab.core import paths
+from fdlab.core import paths, stop
 from fdlab.core.config import find_preset
-from fdlab.core.device import cores
+from fdlab.core.device import VISIBLE, choose_device, cores, list_devices, share_devices
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.fingerprint import digest
+from fdlab.core.locks import Lock, Taken
+from fdlab.core.parent import GRACE
 from fdlab.core.progress import VARIABLE, listen, say, track
 from fdlab.data.store import find_dataset
 from fdlab.execute import engine, ledger
@@ -49,19 +52,48 @@ class SuiteRun:
     force: bool = False
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """How a notebook ended: `ran`, `found` done already, `failed`, or `stopped` in good order."""
+
+    kind: str
+    seconds: float = 0.0
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "ran":
+            return f"{self.seconds:.0f} s"
+        return "found, unchanged" if self.kind == "found" else f"{self.kind}: {self.error}"
+
+
 @dataclass
 class Summary:
-    """folder and page of the suite; notebook → seconds, or what went wrong."""
+    """folder and page of the suite; notebook → seconds, or what went wrong.
+
+    left: those that were not begun, in order. reason: why the suite stopped before its end, or "".
+    """
 
     folder: Path
     page: Path
     ran: dict[str, float] = field(default_factory=dict)
     found: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    reason: str = ""
 
     def count(self) -> int:
         """Notebooks that are over, one way or another."""
-        return len(self.ran) + len(self.found) + len(self.failed)
+        return len(self.ran) + len(self.found) + len(self.failed) + len(self.stopped)
+
+    def describe(self) -> str:
+        """'12 notebooks: 9 ran, 2 found, 1 failed (03_scale), 0 left'."""
+        total = self.count() + len(self.left)
+        parts = [f"{len(self.ran)} ran", f"{len(self.found)} found"]
+        for kind, names in (("failed", self.failed), ("stopped", self.stopped)):
+            if names:
+                parts.append(f"{len(names)} {kind} ({', '.join(names)})")
+        return f"{total} notebook{'s' * (total != 1)}: {', '.join(parts)}, {len(self.left)} left"
 
 
 def read_suites(dataset: str = "") -> dict[str, list[str]]:
@@ -104,9 +136,10 @@ def plan_suite(
     suites = read_suites(dataset)
     if suite not in suites:
         raise name_unknown("suite", suite, suites)
+    most = max(cores(), len(list_devices()))
     elsewhere = bool(os.environ.get(cluster.VARIABLE))  # a cluster may have any number of them
-    if jobs < 1 or (jobs > cores() and not elsewhere):
-        raise UserError(f"--jobs is {jobs}: expected 1 to {cores()}, the cores of this machine")
+    if jobs < 1 or (jobs > most and not elsewhere):
+        raise UserError(f"--jobs is {jobs}: expected 1 to {most}, the cores or devices here")
     find_preset(preset)
     definition = find_dataset(dataset)
     notebooks = [name for name in _choose(suites[suite], only) if _suits(name, definition.task)]
@@ -151,90 +184,168 @@ def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
 def run_suite(suite: SuiteRun) -> Summary:
     """Run what is not done yet, `jobs` notebooks at a time, the report last.
 
-    A notebook that fails leaves its partial copy with the error in it; the others go on.
+    A notebook that fails leaves its partial copy with the error in it; the others go on. Several
+    processes share a suite: each takes notebooks that nobody is at, and finds what others finished.
+    Where there is a reason to stop (see `core.stop`), nothing new starts, trainings save what they
+    have, and kernels that are still at work after `GRACE` seconds are killed.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
     suite.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(suite.folder / ".lock", timeout=0):
-            return _run_locked(suite)
-    except Timeout:
-        raise UserError(f"another `fdlab reproduce` is at work in {suite.folder}") from None
-
-
-def _run_locked(suite: SuiteRun) -> Summary:
-    summary = Summary(suite.folder, suite.folder / "report.html")
-    lock = threading.Lock()
-    first = [name for name in suite.notebooks if name != REPORT]
-    last = [name for name in suite.notebooks if name == REPORT]
+    summary = Summary(suite.folder, suite.folder / "report.html", left=list(suite.notebooks))
     total = len(suite.notebooks)
-    running: list[str] = []
-    stop = threading.Event()
-    with listen() as events, track("notebooks", total, unit="notebook") as report:
-
-        def finish(name: str) -> None:
-            if stop.is_set():
-                return
-            with lock:
-                running.append(name)
-                report(summary.count(), ", ".join(running))
-            outcome = _run_one(suite, name, events)
-            with lock:
-                running.remove(name)
-                _note(summary, name, outcome)
-                say(f"[{summary.count()}/{total}] {name}: {_describe(outcome)}")
-                report(summary.count(), ", ".join(running))
-
-        for wave in (first, last):
-            with ThreadPoolExecutor(suite.jobs) as pool:
-                try:
-                    _wait_all([pool.submit(finish, name) for name in wave])
-                except BaseException:
-                    stop.set()  # nothing new starts, and the kernels at work end
-                    engine.stop_kernels()
-                    raise
+    try:
+        with (
+            stop.spreading(paths.outputs()),
+            listen() as events,
+            track("notebooks", total, unit="notebook") as report,
+        ):
+            work = _Work(suite, summary, events, report)
+            for wave in ([n for n in summary.left if n != REPORT], [REPORT]):
+                work.waiting = [name for name in wave if name in summary.left]
+                with ThreadPoolExecutor(suite.jobs) as pool:
+                    try:
+                        _wait_all([pool.submit(work.go_on, place) for place in range(suite.jobs)])
+                    except BaseException:
+                        stop.request("the command was interrupted")  # nothing new starts, or waits
+                        engine.stop_kernels()
+                        raise
+            summary.reason = stop.find_reason() if summary.left or summary.stopped else ""
+    finally:
+        say(f"fdlab: {summary.describe()}")
     write_page(suite.folder, suite.dataset, suite.preset, read_suites(suite.dataset)["all"])
     return summary
 
 
+class _Work:
+    """A suite's notebooks, for the threads that run them side by side."""
+
+    def __init__(self, suite: SuiteRun, summary: Summary, events: str, report: Callable[..., None]):
+        self.suite, self.summary, self.events, self.report = suite, summary, events, report
+        self.waiting: list[str] = []
+        self.running: list[str] = []
+        self.gate = threading.Lock()
+
+    def go_on(self, place: int) -> None:
+        """Take a notebook and run it, until none waits; `place` numbers the threads."""
+        while (taken := self._take()) is not None:
+            name, lock = taken
+            try:
+                self._note(name, _run_one(self.suite, name, self.events, place))
+            finally:
+                lock.release()
+
+    def _take(self) -> tuple[str, Lock] | None:
+        """The first notebook that nobody is at, locked; where there is none, the first of all, once
+        whoever is at it has ended."""
+        with self.gate:
+            if not self.waiting or stop.find_reason():
+                return None
+            locks = {name: self._lock(name) for name in self.waiting}
+            name = next(filter(lambda name: _is_free(locks[name]), locks), "")
+            lock = locks.get(name)
+            name = name or self.waiting[0]
+            self.waiting.remove(name)
+        if lock is None:
+            lock = locks[name]
+            try:
+                lock.acquire()
+            except stop.Stopped:
+                return None
+        with self.gate:
+            self.summary.left.remove(name)
+            self.running.append(name)
+            self.report(self.summary.count(), ", ".join(self.running))
+        return name, lock
+
+    def _lock(self, name: str) -> Lock:
+        return Lock(ledger.locate_record(self.suite.folder, name), f"notebook {name}")
+
+    def _note(self, name: str, outcome: _Outcome) -> None:
+        summary = self.summary
+        with self.gate:
+            self.running.remove(name)
+            if outcome.kind == "found":
+                summary.found.append(name)
+            elif outcome.kind == "ran":
+                summary.ran[name] = outcome.seconds
+            else:
+                getattr(summary, outcome.kind)[name] = outcome.error
+            say(f"[{summary.count()}/{len(self.suite.notebooks)}] {name}: {outcome}")
+            self.report(summary.count(), ", ".join(self.running))
+
+
+def _is_free(lock: Lock) -> bool:
+    """Whether a lock could be taken at once; it is then held."""
+    try:
+        lock.acquire(wait=False)
+    except Taken:
+        return False
+    return True
+
+
 def _wait_all(futures: list[Future]) -> None:
-    """Raise the first error, or the keyboard's interrupt, as soon as it comes."""
-    waiting = set(futures)
+    """Raise the first error, or the keyboard's interrupt, as soon as it comes; tell the kernels of
+    a reason to stop, and end those that take no heed of it."""
+    waiting, patience = set(futures), None
     while waiting:
         done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
         for future in done:
             future.result()
+        if _spread() and patience is None:
+            patience = time.monotonic() + GRACE
+        if patience is not None and time.monotonic() >= patience:
+            engine.stop_kernels()
 
 
-def _run_one(suite: SuiteRun, name: str, events: str) -> float | str | None:
-    """Seconds that it took, None where it was done already, or the error's last line."""
+def _spread() -> str:
+    try:
+        return stop.spread()
+    except OSError:  # a full disk: kernels are not told, and end after the time of grace
+        return stop.find_reason()
+
+
+def _run_one(suite: SuiteRun, name: str, events: str, place: int) -> _Outcome:
+    """Run a notebook, whose lock is held, unless it is done already."""
     source = _source(name)
     own = {k: v for k, v in suite.values.items() if k in read_parameters(source)}
     key = ledger.make_key(source, own, suite.folder)
     reason = None if suite.force else ledger.find_reason(suite.folder, name, key)
     if reason is None and not suite.force:
-        return None
+        return _Outcome("found")
     if reason:
         say(f"fdlab: {name} runs again: {reason}")
-    ledger.forget(suite.folder, name)
-    target = suite.folder / "notebooks" / f"{name}.ipynb"
-    target.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
-        environment = _make_environment(suite, events)
+        ledger.forget(suite.folder, name)
+        target = suite.folder / "notebooks" / f"{name}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        environment = _make_environment(suite, events, place)
         engine.run_notebook(source, target, own, paths.root(), environment)
         seconds = time.perf_counter() - start
         export_notebook(target)
         ledger.note_done(suite.folder, name, key, seconds)
+        return _Outcome("ran", seconds)
     except papermill.PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}".splitlines()[0] + f" (see {target})"
-    except Exception as error:  # a full disk, a dead kernel: the other notebooks go on
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return seconds
+        ended = error.ename in ("DeadKernelError", "BrokenProcessPool") and stop.find_reason()
+        if error.ename == stop.Stopped.__name__ or ended:
+            return _Outcome("stopped", error=ended or _first_line(error.evalue))
+        text = f"{_first_line(f'{error.ename}: {error.evalue}')} (see {target})"
+        with suppress(Exception):
+            export_notebook(target)
+    except Exception as error:  # a full disk, a kernel that does not start: the others go on
+        text = _first_line(f"{type(error).__name__}: {error}")
+    with suppress(OSError):
+        ledger.note_failed(suite.folder, name, text)
+    return _Outcome("failed", error=text)
 
 
-def _make_environment(suite: SuiteRun, events: str) -> dict[str, str]:
-    """A kernel's environment: its share of the cores, and where its progress and results go.
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]
+
+
+def _make_environment(suite: SuiteRun, events: str, place: int = 0) -> dict[str, str]:
+    """A kernel's environment: its share of the cores and of the CUDA devices, by its `place` among
+    those that run side by side, and where its progress and results go.
 
     Threads sleep while they wait for each other, and NumPy's products take one. By default both
     wait awake, and where anything else runs they then keep a core from the very thread that they
@@ -242,16 +353,30 @@ def _make_environment(suite: SuiteRun, events: str) -> dict[str, str]:
     """
     share = max(1, cores() // suite.jobs)
     given = os.environ
-    return given | {
-        VARIABLE: events,
-        paths.SUITE: str(suite.folder),
-        "FDLAB_HOME": str(paths.root()),
-        "OMP_NUM_THREADS": _limit_threads(given.get("OMP_NUM_THREADS"), share),
-        "MKL_NUM_THREADS": _limit_threads(given.get("MKL_NUM_THREADS"), share),
-        "OMP_WAIT_POLICY": given.get("OMP_WAIT_POLICY", "passive"),
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
+    return (
+        given
+        | _choose_visible(suite, place)
+        | {
+            VARIABLE: events,
+            paths.SUITE: str(suite.folder),
+            "FDLAB_HOME": str(paths.root()),
+            "OMP_NUM_THREADS": _limit_threads(given.get("OMP_NUM_THREADS"), share),
+            "MKL_NUM_THREADS": _limit_threads(given.get("MKL_NUM_THREADS"), share),
+            "OMP_WAIT_POLICY": given.get("OMP_WAIT_POLICY", "passive"),
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+    )
+
+
+def _choose_visible(suite: SuiteRun, place: int) -> dict[str, str]:
+    """A kernel's share of the CUDA devices; all of them where one is asked for by its number."""
+    if suite.jobs == 1:
+        return {}
+    asked = choose_device(suite.values.get("device", "auto"))
+    if asked.type != "cuda" or asked.index is not None:
+        return {}
+    return {VISIBLE: ",".join(share_devices(list_devices(), suite.jobs)[place])}
 
 
 def _limit_threads(asked: str | None, most: int) -> str:
@@ -284,18 +409,3 @@ def _choose(notebooks: list[str], only: str) -> list[str]:
             raise name_unknown("notebook", part, notebooks)
         chosen.update(found)
     return [name for name in notebooks if name in chosen]
-
-
-def _note(summary: Summary, name: str, outcome: float | str | None) -> None:
-    if outcome is None:
-        summary.found.append(name)
-    elif isinstance(outcome, str):
-        summary.failed[name] = outcome
-    else:
-        summary.ran[name] = outcome
-
-
-def _describe(outcome: float | str | None) -> str:
-    if outcome is None:
-        return "found, unchanged"
-    return f"failed: {outcome}" if isinstance(outcome, str) else f"{outcome:.0f} s"

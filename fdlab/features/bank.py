@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from fdlab.core.errors import UserError
-from fdlab.core.files import checksum, write_text
+from fdlab.core.files import checksum, open_to_readers, write_text
+from fdlab.core.locks import holding
 from fdlab.core.progress import say
 from fdlab.data.paired import PairedData
 from fdlab.features.capture import capture
@@ -83,26 +84,41 @@ def extract(
 
 
 def keep_bank(path: Path, make: Callable[[], FeatureBank]) -> FeatureBank:
-    """The bank at `path`, made and written where it is absent or damaged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The bank at `path`, made and written where it is absent or damaged.
+
+    One that exists is read without a lock; of several processes that want one, one makes it.
+    """
     seal = path.with_suffix(".sha256")
-    with FileLock(f"{path}.lock"):
+    if (found := _read_sealed(path, seal)) is not None:
+        return found
+    with holding(path, f"the features {path.stem}"):
+        if (found := _read_sealed(path, seal)) is not None:
+            return found
         if path.is_file() and seal.is_file():
-            try:
-                if checksum(path).encode() == seal.read_bytes().strip():
-                    return _read(path)
-            except (SafetensorError, KeyError):
-                pass
             say(f"fdlab: {path} does not match its checksum; extracting the features again")
         bank = make()
         nodes = enumerate(bank.features.items())
         arrays = {f"{place}/{node}": value for place, (node, value) in nodes}
         arrays |= {"rows": bank.rows, "labels": bank.labels}
-        beside = path.with_name(f".{path.name}.part")
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside)
-        beside.replace(path)
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside)
+            open_to_readers(beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
         write_text(seal, checksum(path) + "\n")
         return bank
+
+
+def _read_sealed(path: Path, seal: Path) -> FeatureBank | None:
+    """The bank at `path` where it is whole."""
+    try:
+        if checksum(path).encode() == seal.read_bytes().strip():
+            return _read(path)
+    except (FileNotFoundError, SafetensorError, KeyError):
+        pass
+    return None
 
 
 def _read(path: Path) -> FeatureBank:

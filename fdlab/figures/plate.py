@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fdlab.core.files import write_text
 from fdlab.figures.latex import write_latex
 from fdlab.figures.style import find_venue, styled
 
@@ -98,7 +99,7 @@ class Table:
         written = []
         for kind, text in texts.items():
             path = stem.with_name(f"{stem.name}.{kind}")
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
             written.append(path)
         return written
 

@@ -23,15 +23,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
 from fdlab.core import paths, stop
 from fdlab.core.config import RunConfig
-from fdlab.core.device import choose_device, count_pack, count_workers
+from fdlab.core.device import (
+    VISIBLE,
+    choose_device,
+    count_pack,
+    count_workers,
+    list_devices,
+    share_devices,
+)
 from fdlab.core.errors import UserError
 from fdlab.core.fingerprint import digest
+from fdlab.core.locks import find_owner
 from fdlab.core.parent import follow_parent
 from fdlab.core.progress import VARIABLE, listen, track
 from fdlab.core.slots import claim_core, claiming
@@ -99,7 +105,7 @@ def attempt_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[
     with ExitStack() as stack:
         # Opened by the first who needs it; its processes stay, as each takes seconds to start.
         begin = functools.cache(lambda: stack.enter_context(_spreading()))
-        opened = cluster.open_crew if remote else partial(_open_pool, count_workers())
+        opened = cluster.open_crew if remote else partial(_open_pool, count_workers(), device)
         hire = functools.cache(lambda: stack.enter_context(opened()))
         for wave in (find_teachers(configs), configs):
             missing = _leave_out(find_missing(wave), failed)
@@ -178,10 +184,7 @@ def _train_here(
 ) -> set[str]:
     """Train on this machine: fingerprints of what was; errors are noted in `failed`."""
     job = _Job.make(missing, count_workers(), failed)
-    tasks = [
-        partial(ensure_pack, pack, device=_choose_share(device, index))
-        for index, pack in enumerate(job.packs)
-    ]
+    tasks = [partial(ensure_pack, pack, device=_choose_first(device)) for pack in job.packs]
     workers = min(len(tasks), count_workers())
     sharing = choose_device(device).type == "cpu"
     if workers == 1:
@@ -197,6 +200,9 @@ def _train_here(
         for place, future in ended:
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
+                if reason := stop.find_reason():  # it was told to end, and did not fail
+                    job.note(place, Stopped(reason))
+                    continue
                 raise UserError(
                     f"a training process was killed, perhaps for memory: {workers} ran side by "
                     "side, set FDLAB_WORKERS to fewer"
@@ -325,13 +331,14 @@ def _spreading() -> Iterator[None]:
 
 
 def _is_at_work(name: str) -> bool:
-    """Whether some process trains, or reads, the run of a fingerprint just now."""
-    paths.runs().mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(paths.runs() / f"{name}.lock", timeout=0):
-            return False
-    except Timeout:
-        return True
+    """Whether some process trains the run of a fingerprint just now."""
+    return find_owner(paths.runs() / name) is not None
+
+
+def _heed_stop(left: int) -> None:
+    """Where there is a reason to stop, start nothing more."""
+    if left and (reason := stop.find_reason()):
+        raise stop.Stopped(f"{reason}, with {left} left to do; the same command goes on")
 
 
 def _take(waiting: list[int], is_free: Callable[[int], bool]) -> int:
@@ -421,14 +428,21 @@ def _follow(
 
 
 @contextmanager
-def _open_pool(workers: int) -> Iterator[Executor]:
-    """Processes that report their progress here, and that end when this process does."""
+def _open_pool(workers: int, device: str = "cpu") -> Iterator[Executor]:
+    """Processes that report their progress here, and that end when this process does.
+
+    Each sees its own share of the CUDA devices, unless one of them is asked for by its number.
+    """
+    chosen = choose_device(device)
+    shared = chosen.type == "cuda" and chosen.index is None
+    context = multiprocessing.get_context("spawn")
     with _hear() as path:
+        shares = share_devices(list_devices(), workers) if shared else []
         pool = ProcessPoolExecutor(
             workers,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=context,
             initializer=_start_worker,
-            initargs=(path, os.getpid()),
+            initargs=(path, os.getpid(), shares, context.Value("i", 0)),
         )
         try:
             yield pool
@@ -446,15 +460,19 @@ def _hear() -> Iterator[str]:
             yield path
 
 
-def _start_worker(progress: str, parent: int) -> None:
+def _start_worker(progress: str, parent: int, shares: list[list[str]], started) -> None:
+    """shares: devices of each worker, in the order in which they start, which `started` counts."""
     os.environ[VARIABLE] = progress
     os.environ["FDLAB_WORKERS"] = "1"
+    if shares:  # before anything here has asked for a device
+        with started:
+            place = started.value
+            started.value += 1
+        os.environ[VISIBLE] = ",".join(shares[place % len(shares)])
     follow_parent(parent)
 
 
-def _choose_share(device: str, index: int) -> str:
-    """Spread runs over the CUDA devices where the choice of one was left open."""
+def _choose_first(device: str) -> str:
+    """The first CUDA device that a process sees, where the choice of one was left open."""
     chosen = choose_device(device)
-    if chosen.type == "cuda" and chosen.index is None:
-        return f"cuda:{index % torch.cuda.device_count()}"
-    return str(chosen)
+    return "cuda:0" if chosen.type == "cuda" and chosen.index is None else str(chosen)

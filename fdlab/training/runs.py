@@ -18,14 +18,13 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors.numpy import load_file
 from safetensors.torch import save
 from torch import nn
@@ -37,6 +36,7 @@ from fdlab.core.device import choose_device, count_threads, describe_device, mea
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.files import checksum, checksums, find_damage, replace_folder, write_bytes
 from fdlab.core.fingerprint import code_digest, digest
+from fdlab.core.locks import Lock, Taken, holding, remove_leftovers
 from fdlab.core.progress import say, track
 from fdlab.core.records import RunRecord, Score, Session, describe_command
 from fdlab.data.paired import PairedData
@@ -242,7 +242,6 @@ def ensure_pack(
     stores = [prepare(config.dataset, config.data_options) for config in configs]
     pairs = zip(configs, stores, strict=True)
     folders = [paths.runs() / fingerprint(config, store) for config, store in pairs]
-    paths.runs().mkdir(parents=True, exist_ok=True)
     wanted = dict(zip(folders, configs, strict=True))
     teachers = {
         paths.runs() / fingerprint(teacher, stores[0]): teacher
@@ -258,7 +257,10 @@ def ensure_pack(
     with ExitStack() as locks:
         missing = {}
         for folder in sorted(wanted):  # everyone takes them in this order
-            lock = FileLock(f"{folder}.lock")
+            if not force and (run := _open_whole(folder)) is not None:
+                found[folder] = run  # without a lock, or a folder that can be written
+                continue
+            lock = Lock(folder, f"run {folder.name} ({wanted[folder].label})")
             lock.acquire()
             found[folder] = None if force else open_run(folder)
             if found[folder] is None:
@@ -282,6 +284,15 @@ def open_run(folder: Path) -> Run | None:
         say(f"fdlab: {damage}; the run will be trained again")
         return None
     return Run(folder, RunRecord.read(folder / "record.json"))
+
+
+def _open_whole(folder: Path) -> Run | None:
+    """A run that needs nothing done, or None, without a word."""
+    with suppress(OSError, UserError):
+        record = RunRecord.read(folder / "record.json")
+        if find_damage(folder, record.files) is None:
+            return Run(folder, record)
+    return None
 
 
 def find_run_damage(folder: Path) -> str | None:
@@ -319,11 +330,12 @@ def clean_runs(everything: bool = False) -> list[Path]:
         if not (everything or leftover or find_run_damage(folder)):
             continue
         try:
-            with FileLock(paths.runs() / f"{name}.lock", timeout=0):
+            with holding(paths.runs() / name, f"run {name}", wait=False):
                 shutil.rmtree(folder)
                 removed.append(folder)
-        except Timeout:
-            say(f"fdlab: {folder} is in use and stays")
+        except Taken as error:
+            say(f"fdlab: {folder} stays: {error}")
+    remove_leftovers(paths.runs())
     return removed
 
 
