@@ -19,10 +19,11 @@ import pytest
 from fdlab.cli import main
 from fdlab.core import paths, progress, stop
 from fdlab.core.errors import UserError
+from fdlab.core.locks import find_owner
 from fdlab.execute.suite import read_suites
 from fdlab.studies.grid import configure_grid
 from fdlab.studies.plan import make_plan
-from fdlab.training import cluster, pool
+from fdlab.training import checkpoint, cluster, pool
 from fdlab.training.pool import attempt_runs, ensure_runs
 from fdlab.training.runs import ensure_run
 
@@ -81,6 +82,7 @@ def test_a_lost_workers_run_goes_elsewhere_and_is_as_if_trained_here(
     events = tmp_path / "events"
     events.touch()
     monkeypatch.setenv(progress.VARIABLE, str(events))
+    monkeypatch.setenv(checkpoint.VARIABLE, "0")  # after every step
     configs = [lengthen(plan.configure(side, seed=31), 8) for side in ("audio", "image")]
     configs.append(plan.configure("image", "kd", "audio", 31))
     outcomes: list[pool.Outcome] = []
@@ -92,19 +94,23 @@ def test_a_lost_workers_run_goes_elsewhere_and_is_as_if_trained_here(
     sweep = threading.Thread(target=lambda: outcomes.extend(attempt_runs(configs)))
     sweep.start()
 
-    def find_workers() -> list[psutil.Process]:
-        """Those that hold the lock of a run which is past its first epoch."""
+    def find_workers() -> list[tuple[psutil.Process, str]]:
+        """Those that have a run which is past its first epoch, with its fingerprint."""
         if not any(1 <= line["done"] < 7 and line["total"] == 8 for line in read_events()):
             return []
-        pids = [worker.pid for worker in crowd.workers.values() if worker.pid]
-        return [p for p in map(psutil.Process, pids) if any(map(is_lock, p.open_files()))]
+        pids = {worker.pid for worker in crowd.workers.values() if worker.pid}
+        owners = {name: find_owner(paths.runs() / name) for name in list_begun()}
+        found = [(owner.process, name) for name, owner in owners.items() if owner]
+        return [(psutil.Process(pid), name) for pid, name in found if pid in pids]
 
-    victim = wait_for(find_workers)[0]
+    victim, lost = wait_for(find_workers)[0]
     victim.send_signal(signal.SIGKILL)
     sweep.join(SOON)
     assert [outcome.error for outcome in outcomes] == [None] * 3
     begun = {line["id"] for line in read_events() if line["total"] == 8}
     assert len(begun) == 3  # two runs, one of them twice
+    sessions = {o.run.record.fingerprint: o.run.record.sessions for o in outcomes}
+    assert [session.first > 0 for session in sessions[lost]] == [False, True]
     assert not any(outcome.found for outcome in outcomes)
     assert all(attempt.found for attempt in attempt_runs(configs))
     monkeypatch.delenv(progress.VARIABLE)
@@ -114,8 +120,9 @@ def test_a_lost_workers_run_goes_elsewhere_and_is_as_if_trained_here(
         assert alone.files == outcome.run.record.files
 
 
-def is_lock(file) -> bool:
-    return file.path.endswith(".lock") and Path(file.path).parent.name == "runs"
+def list_begun() -> list[str]:
+    """Fingerprints of runs that have a checkpoint, and can go on from it."""
+    return [name for name, step, _ in checkpoint.list_unfinished() if step > 3]
 
 
 @pytest.mark.parametrize("where", ["here", "side by side", "cluster"])
@@ -123,7 +130,7 @@ def test_a_failing_run_stops_no_other(plan, scheduler, monkeypatch, where):
     if where != "cluster":
         monkeypatch.delenv(cluster.VARIABLE)
     monkeypatch.setenv("FDLAB_WORKERS", "2" if where == "side by side" else "1")
-    monkeypatch.setattr(pool, "_open_pool", lambda workers: ThreadPoolExecutor(1))
+    monkeypatch.setattr(pool, "_open_pool", lambda *given: ThreadPoolExecutor(1))
     seed = 40 + len(where)
     bad = spoil(plan.configure("text", seed=seed))
     taught = dataclasses.replace(

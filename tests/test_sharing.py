@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -225,19 +226,20 @@ def test_where_there_is_a_reason_to_stop_nothing_more_starts():
 def test_workers_that_were_told_to_end_did_not_fail(told, monkeypatch):
     """Whoever ends every process of a command breaks the pool before the workers have answered."""
 
-    def fall(*arguments, **others):
-        raise BrokenProcessPool
-        yield
-
-    configs = {name: object() for name in "ab"}
-    monkeypatch.setattr(pool, "find_missing", lambda asked: configs)
+    fallen = Future()
+    fallen.set_exception(BrokenProcessPool())
+    monkeypatch.setattr(pool, "_follow", lambda *given: iter([(0, fallen)]))
     monkeypatch.setattr(pool, "gather_packs", lambda asked, size: [[config] for config in asked])
     monkeypatch.setattr(pool, "count_workers", lambda: 2)
-    monkeypatch.setattr(pool, "_work", fall)
-    with stop.listening(), pytest.raises(stop.Stopped if told else UserError):
+    missing, failed = {name: SimpleNamespace() for name in "ab"}, {}
+    with stop.listening():
         if told:
             stop.request("SIGTERM")
-        pool._train_missing([], "cpu", lambda: None)
+            assert not pool._train_here(missing, "cpu", lambda: None, failed)
+            assert [type(error) for error in failed.values()] == [stop.Stopped] * 2
+        else:
+            with pytest.raises(UserError, match="was killed, perhaps for memory"):
+                pool._train_here(missing, "cpu", lambda: None, failed)
 
 
 @pytest.fixture()

@@ -375,9 +375,17 @@ def _work(
     sharing: bool,
     is_free: Callable[[int], bool] = lambda place: True,
 ) -> Iterator[tuple[int, Any]]:
-    """(place, result) of every task as it ends, see `_follow`; an error of one is raised."""
-    for place, future in _follow(pool, tasks, lambda: workers, sharing, is_free):
+    """(place, result) of every task as it ends, see `_follow`; an error of one is raised, and a
+    stop once what is at work has ended."""
+    left = len(tasks)
+    for place, future in _follow(
+        pool, tasks, lambda: workers, sharing, is_free, lambda: bool(stop.find_reason())
+    ):
+        left -= 1
         yield place, future.result()
+    if left:
+        reason = stop.find_reason()
+        raise Stopped(f"{reason}, with {left} left to do; the same command goes on")
 
 
 def _follow(
