@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 from fdlab import __version__
-from fdlab.core.errors import UserError
+from fdlab.core.errors import UserError, put_on_one_line
 from fdlab.core.records import COMMAND
 from fdlab.core.stop import EXIT_CODE, Stopped
 
@@ -21,7 +21,8 @@ class _Parser(argparse.ArgumentParser):
     """A wrong call is one line and exit code 2, like every other error of the user's."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        line = put_on_one_line(f"{self.prog}: error: {message}; see {self.prog} --help")
+        self.exit(2, f"{line}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"fdlab: error: {_describe(error)}", file=sys.stderr)
+        print(f"fdlab: error: {put_on_one_line(_describe(error))}", file=sys.stderr)
         return 2
     finally:
         if os.environ.get(COMMAND) == command:
@@ -97,8 +98,7 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--student", default="", help="modality, for a method without a teacher")
     sub.add_argument("--method", default="none", help="see `fdlab methods`")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--epochs", type=int, default=0, help="default: the preset's")
-    sub.add_argument("--width", type=int, default=0, help="default: the preset's")
+    _add_sizes(sub)
     sub.add_argument(
         "--weights", default="", help="what the student starts from: a file, a folder, or hub:NAME"
     )
@@ -118,8 +118,7 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", default="", help="with commas (default: the preset's)")
     sub.add_argument("--jobs", type=int, default=None, metavar="N",
                      help="runs at a time (default: one per core, or per CUDA device)")  # fmt: skip
-    sub.add_argument("--epochs", type=int, default=0, help="default: the preset's")
-    sub.add_argument("--width", type=int, default=0, help="default: the preset's")
+    _add_sizes(sub)
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     _add_recipe(sub)
     _add_fast(sub)
@@ -150,13 +149,25 @@ def _build_parser() -> argparse.ArgumentParser:
     add("methods", _methods, "distillation methods, what they need, and their options")
     add("models", _models, "networks and their sizes")
 
-    group = add("runs", _runs_list, "finished runs: list, show, clean")
+    group = add("runs", _runs_list, "finished runs: list, show, clean, export, import")
     runs = group.add_subparsers(metavar="ACTION", required=True)
     add("list", _runs_list, "all runs, one line each", runs)
     sub = add("show", _runs_show, "the record of one run as JSON", runs)
     sub.add_argument("fingerprint", help="fingerprint, or the start of one")
     sub = add("clean", _runs_clean, "remove damaged runs and leftovers", runs)
     sub.add_argument("--all", action="store_true", help="remove every run")
+    sub = add("export", _runs_export, "pack runs, or a suite with its runs, into one .zip", runs)
+    sub.add_argument("archive", help="the file to write, which ends in .zip")
+    words = "runs, or starts of their names (default: the suite's, or all)"
+    sub.add_argument("fingerprints", nargs="*", metavar="FINGERPRINT", help=words)
+    words = "folder of outputs, such as digits-quick"
+    sub.add_argument("--suite", default="", metavar="FOLDER", help=words)
+    words = "with weights and predictions, so that the runs count as finished elsewhere"
+    sub.add_argument("--weights", action="store_true", help=words)
+    sub = add("import", _runs_import, "check an archive, and put what it holds in its place", runs)
+    sub.add_argument("archive", help="a file that `fdlab runs export` wrote")
+    words = "folder of outputs/imported (default: the suite's or the archive's name)"
+    sub.add_argument("--as", dest="alias", default="", metavar="NAME", help=words)
 
     add("doctor", _doctor, "what this machine has, and what is missing")
     sub = add("publish", _publish, "copy a finished suite into outputs/reference and the README")
@@ -266,7 +277,7 @@ def _reproduce(options) -> int:
         for suite in suites:
             summary = run_suite(suite)
             for name, error in summary.failed.items():
-                print(f"fdlab: {name} failed: {error}", file=sys.stderr)
+                print(put_on_one_line(f"fdlab: {name} failed: {error}"), file=sys.stderr)
             state = "report, with failures," if summary.failed else "report"
             state = "unfinished report" if summary.stopped or summary.left else state
             print(f"fdlab: {state} at {summary.page}")
@@ -276,6 +287,20 @@ def _reproduce(options) -> int:
                 return stop.EXIT_CODE
             failures += len(summary.failed)
     return 1 if failures else 0
+
+
+def _add_sizes(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--epochs", type=int, default=None, help="default: the preset's")
+    sub.add_argument("--width", type=int, default=None, help="default: the preset's")
+
+
+def _read_sizes(options) -> dict[str, int]:
+    """For `make_plan`, where 0 stands for the preset's."""
+    sizes = {"epochs": options.epochs, "width": options.width}
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}: expected a whole number from 1")
+    return {name: value or 0 for name, value in sizes.items()}
 
 
 def _set_count(flag: str, value: int | None, variable: str) -> None:
@@ -303,8 +328,7 @@ def _sweep(options) -> int:
         options.dataset,
         options.preset,
         seeds=_split_numbers("--seeds", options.seeds),
-        epochs=options.epochs,
-        width=options.width,
+        **_read_sizes(options),
         device=options.device,
     )
     values = parse_assignments(options.values)
@@ -369,8 +393,7 @@ def _train(options) -> None:
     plan = make_plan(
         options.dataset,
         options.preset,
-        epochs=options.epochs,
-        width=options.width,
+        **_read_sizes(options),
         device=options.device,
     )
     if bool(options.direction) == bool(options.student):
@@ -586,6 +609,29 @@ def _runs_clean(options) -> None:
     print(f"fdlab: removed {len(removed)} folders")
 
 
+def _runs_export(options) -> None:
+    from pathlib import Path
+
+    from fdlab.execute.archive import export
+
+    archive = Path(options.archive).expanduser()
+    packed = export(archive, options.fingerprints, options.suite, options.weights)
+    for line in packed.notes:
+        print(f"fdlab: note: {line}")
+    print(f"fdlab: {packed.describe()} at {archive}")
+
+
+def _runs_import(options) -> None:
+    from pathlib import Path
+
+    from fdlab.execute.archive import unpack
+
+    found = unpack(Path(options.archive).expanduser(), options.alias)
+    for line in found.notes:
+        print(f"fdlab: note: {line}")
+    print(f"fdlab: {found.describe()}")
+
+
 def _doctor(options) -> None:
     from fdlab.core.device import choose_device
     from fdlab.core.doctor import examine
@@ -600,15 +646,26 @@ def _doctor(options) -> None:
 def _publish(options) -> None:
     from fdlab.execute.publish import publish, write_gallery
 
+    _require_names(options)
     folder = publish(options.dataset, options.preset, options.suite)
     readme = write_gallery(options.dataset, options.preset, options.suite)
     print(f"fdlab: published to {folder}; gallery written to {readme}")
+
+
+def _require_names(options) -> None:
+    """Of a data set, whose files need not be here, and of a preset: both become a path."""
+    from fdlab.core.config import find_preset
+    from fdlab.data.store import find_dataset
+
+    find_dataset(options.dataset, prepared=False)
+    find_preset(options.preset)
 
 
 def _redraw(options) -> None:
     from fdlab.core import paths
     from fdlab.figures.save import redraw
 
+    _require_names(options)
     name = f"{options.dataset}-{options.preset}"
     target = paths.outputs() / "redrawn" / name
     drawn = redraw(paths.reference() / name, target, options.venue, options.marks)

@@ -142,7 +142,7 @@ def test_results_survive_their_file(planted, tmp_path):
 def test_a_result_file_cannot_make_what_is_not_ours(tmp_path):
     path = tmp_path / "similarity.json"
     path.write_text('{"__type__": "subprocess:Popen", "args": "true"}')
-    with pytest.raises(UserError, match="no part of fdlab"):
+    with pytest.raises(UserError, match="no part of fdlab's results"):
         read_result(path)
     path.write_text("{broken")
     with pytest.raises(UserError, match="not valid JSON"):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +28,43 @@ TEACHER_KINDS = {
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
+
+
+def require_types(value: Any) -> None:
+    """Refuse a dataclass with a field of another type than it declares, or with a number that is
+    not finite: NaN passes every comparison that should catch it."""
+    for name, hint in _read_hints(type(value)).items():
+        if not _fits(getattr(value, name), hint):
+            raise UserError(f"{name} is {getattr(value, name)!r}: expected {_say_hint(hint)}")
+
+
+@functools.cache
+def _read_hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type; a whole number is a float too, a truth value is no number."""
+    parts = typing.get_args(hint)
+    if hint is Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if parts:
+        if not isinstance(value, typing.get_origin(hint)):
+            return False
+        if isinstance(value, dict):
+            return all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+        return all(_fits(item, parts[0]) for item in value)
+    if hint in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, hint)
+
+
+def _say_hint(hint: Any) -> str:
+    words = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
+    return words.get(hint, hint.__name__ if type(hint) is type else str(hint))
 
 
 @dataclass(frozen=True)
@@ -83,6 +124,7 @@ class TrainConfig:
     on_nonfinite: str = "stop"
 
     def __post_init__(self):
+        require_types(self)
         if self.precision not in PRECISIONS:
             raise name_unknown("precision", self.precision, PRECISIONS)
         if self.on_nonfinite not in ON_NONFINITE:
@@ -94,11 +136,12 @@ class TrainConfig:
             f"learning_rate is {self.learning_rate} and final_learning_rate "
             f"{self.final_learning_rate}: expected initial >= final > 0",
         )
+        _require(self.power >= 0, f"power is {self.power}: expected >= 0")
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 <= m < 1")
         if self.optimiser not in OPTIMISERS:
             raise name_unknown("optimiser", self.optimiser, OPTIMISERS)
         _require(
-            self.side == 0 or (self.side >= 16 and self.side == int(self.side)),
+            self.side == 0 or self.side >= 16,
             f"side is {self.side}: expected at least 16 pixels, or 0 for the stored size",
         )
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: expected >= 0")
@@ -138,11 +181,14 @@ class RunConfig:
     teacher_train: TrainConfig | None = None
 
     def __post_init__(self):
+        require_types(self)
         if self.teacher_kind not in TEACHER_KINDS:
             raise name_unknown("kind of teacher", self.teacher_kind, TEACHER_KINDS)
         _require(self.probes >= 0, f"probes is {self.probes}: expected a whole number from 0")
         _require(self.width >= 1, f"width is {self.width}: expected a whole number from 1")
-        _require(self.seed >= 0, f"seed is {self.seed}: expected a whole number from 0")
+        for name in ("seed", "teacher_seed"):
+            value = getattr(self, name) or 0
+            _require(value >= 0, f"{name} is {value}: expected a whole number from 0")
 
     @property
     def direction(self) -> str:
@@ -240,8 +286,8 @@ def resolve_options(kind: str, schema: type, given: dict[str, Any]) -> dict[str,
         if not same_type(value, expected):
             example = '["a", "b"]' if expected == [] else repr(expected)
             raise UserError(
-                f"option {name} of {kind} is {value!r}: expected "
-                f"{type(expected).__name__}, such as {example}"
+                f"option {name} of {kind} is {value!r}: expected {name_type(value, expected)}, "
+                f"such as {example}"
             )
         if isinstance(expected, float):
             value = float(value)
@@ -256,13 +302,20 @@ def list_options(schema: type) -> str:
 
 
 def same_type(value: Any, expected: Any) -> bool:
-    """Whether `value` may stand where `expected` stood; an int may stand for a float."""
+    """Whether `value` may stand where `expected` stood; an int may stand for a float, and NaN or an
+    infinity for nothing."""
     if isinstance(expected, bool) or isinstance(value, bool):
         return isinstance(expected, bool) and isinstance(value, bool)
     if isinstance(expected, float):
-        return isinstance(value, (int, float))
+        return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if isinstance(expected, list):
         return isinstance(value, list) and (
             not expected or all(same_type(item, expected[0]) for item in value)
         )
     return isinstance(value, type(expected))
+
+
+def name_type(value: Any, expected: Any) -> str:
+    """What a message calls the type that `same_type` found `value` not to be of."""
+    wild = isinstance(value, float) and not math.isfinite(value)
+    return f"{'a finite ' if wild else ''}{type(expected).__name__}"

@@ -87,7 +87,7 @@ def count_readers() -> int:
 def _read_count(name: str) -> int:
     """A variable of the environment; 0 where it is not set."""
     text = os.environ.get(name) or ""
-    if text and (not text.isdigit() or int(text) < 1):
+    if text and (not text.isdecimal() or int(text) < 1):
         raise UserError(f"{name} is {text!r}: expected a whole number from 1")
     return int(text or 0)
 

@@ -8,8 +8,22 @@ from collections.abc import Iterable
 LISTED = 30
 
 
+def put_on_one_line(text: str) -> str:
+    """The text with whatever is not printed as itself (line ends, escape codes, halves of
+    surrogate pairs) written as Python writes it, so that no name in it can break a line or steer
+    a terminal.
+
+    >>> put_on_one_line("a\\nb")
+    'a\\\\nb'
+    """
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 class UserError(Exception):
     """A mistake in input, environment or files; the command line prints it in one line, exit 2."""
+
+    def __str__(self) -> str:
+        return put_on_one_line(super().__str__())
 
 
 def name_unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:

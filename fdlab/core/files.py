@@ -10,7 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from fdlab.core.errors import UserError
@@ -59,10 +59,30 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds; NaN and infinities are no JSON, `write_json` never writes them."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it to rebuild it") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to be, beside `path`; on a clean exit it is flushed to the disk and
+    takes the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield beside
+        with beside.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -107,6 +127,33 @@ def put_folder(source: Path, folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def stays_inside(name: object) -> bool:
+    """Whether a name leads below the folder that it is joined to, on every system: a relative path
+    without `..`, without a drive, and without what no name has (line ends, NUL)."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        return False
+    path = PureWindowsPath(name)  # it splits at both kinds of slash
+    return not (name.startswith(("/", "\\")) or path.drive or ".." in path.parts)
+
+
+def find_inside(folder: Path, name: str) -> Path:
+    """`folder / name`, for a name that comes from a file (a manifest, a record, a listing).
+
+    A name that leaves the folder, as it is spelt or through a link, is a `UserError`. The folder
+    itself may be a link, such as one to a larger disk.
+    """
+    if not stays_inside(name):
+        raise UserError(f"{name!r} leaves {folder}: expected the path of a file below it")
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        inside = False
+    if not inside:
+        raise UserError(f"{path} is a link out of {folder}: expected a file of its own")
+    return path
+
+
 def checksum(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as handle:
@@ -118,9 +165,13 @@ def checksums(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def find_damage(folder: Path, expected: dict[str, str]) -> str | None:
-    """Name the first file of `folder` that is missing or differs from its checksum, or None."""
+    """Name the first file of `folder` that is missing, differs from its checksum, or is no file of
+    the folder; or None."""
     for name, value in expected.items():
-        path = folder / name
+        try:
+            path = find_inside(folder, name)
+        except UserError as error:
+            return str(error)
         if not path.is_file():
             return f"{path} is missing"
         if checksum(path) != value:

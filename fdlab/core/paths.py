@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fdlab.core.errors import UserError
+from fdlab.core.files import stays_inside
+
 
 def root() -> Path:
     if home := os.environ.get("FDLAB_HOME"):
@@ -62,7 +65,7 @@ def suite_folder(dataset: str, preset: str) -> Path:
     """Where the notebooks, figures, tables and results of one data set and preset are."""
     if folder := os.environ.get(SUITE):
         return Path(folder)
-    return outputs() / f"{dataset}-{preset}"
+    return outputs() / _name(dataset, preset)
 
 
 def save_folder(dataset: str, preset: str) -> Path:
@@ -70,4 +73,12 @@ def save_folder(dataset: str, preset: str) -> Path:
     does, whose other parameters must not mix with a finished suite."""
     if SUITE in os.environ:
         return suite_folder(dataset, preset)
-    return outputs() / "explored" / f"{dataset}-{preset}"
+    return outputs() / "explored" / _name(dataset, preset)
+
+
+def _name(dataset: str, preset: str) -> str:
+    """Of a folder: one step down, whatever the two hold."""
+    name = f"{dataset}-{preset}"
+    if not stays_inside(name) or set(name) & set("/\\"):
+        raise UserError(f"{dataset!r} and {preset!r} name no folder: expected a data set, a preset")
+    return name

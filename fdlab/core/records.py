@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fdlab.core.config import RunConfig
+from fdlab.core.config import RunConfig, require_types
 from fdlab.core.errors import UserError
 from fdlab.core.files import read_json, write_json
 
@@ -112,6 +112,10 @@ class RunRecord:
             value["config"] = RunConfig.from_dict(value["config"])
             value["scores"] = {rule: Score(**score) for rule, score in value["scores"].items()}
             value["sessions"] = [Session(**session) for session in value.get("sessions", [])]
-            return cls(**value)
-        except (KeyError, TypeError, AttributeError) as error:
+            record = cls(**value)
+            require_types(record)
+            for part in (*record.scores.values(), *record.sessions):
+                require_types(part)
+        except (KeyError, TypeError, AttributeError, ValueError, UserError) as error:
             raise UserError(f"{path} is no complete run record: {error}") from None
+        return record

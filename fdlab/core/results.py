@@ -16,6 +16,9 @@ from fdlab.core.errors import UserError
 from fdlab.core.files import read_json, write_json
 
 PICTURES = ("uint8", "uint16", "float16")  # compressed, as nobody reads them number by number
+HOLDERS = ("fdlab.studies.", "fdlab.core.estimate")  # modules of what a result may hold
+KINDS = "biuf"  # of arrays: truth values and numbers
+MOST = 1 << 30  # bytes of one array
 
 
 def write_result(path: Path, result: Any) -> None:
@@ -60,30 +63,52 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any, path: Path) -> Any:
+    try:
+        return _make(value, path)
+    except (
+        *(ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RecursionError),
+        *(TypeError, ValueError, zlib.error),
+    ) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is damaged, or of another version: {reason}") from None
+
+
+def _make(value: Any, path: Path) -> Any:
     if isinstance(value, list):
-        return [_decode(item, path) for item in value]
+        return [_make(item, path) for item in value]
     if not isinstance(value, dict):
         return value
     if "__float__" in value:
         return float(value["__float__"])
-    if "packed" in value:
-        content = zlib.decompress(base64.b64decode(value["packed"]))
-        kind = np.dtype(value["__array__"])
-        found = np.frombuffer(content, kind.newbyteorder("<")).astype(kind)
-        return found.reshape(value["shape"])
     if "__array__" in value:
-        items = np.array(_decode(value["values"], path), dtype=value["__array__"])
-        return items.reshape(value["shape"])
-    fields = {key: _decode(item, path) for key, item in value.items() if key != "__type__"}
-    if "__type__" not in value:
-        return fields
-    module, _, name = value["__type__"].partition(":")
-    if not module.startswith("fdlab."):
-        raise UserError(f"{path} asks for {value['__type__']}, which is no part of fdlab")
-    kind = getattr(importlib.import_module(module), name, None)
-    if not dataclasses.is_dataclass(kind):
-        raise UserError(f"{path} asks for {value['__type__']}, which is no result of this version")
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise UserError(f"{path} was written by another version: {error}") from None
+        return _make_array(value, path)
+    fields = {key: _make(item, path) for key, item in value.items() if key != "__type__"}
+    return _find_kind(value["__type__"], path)(**fields) if "__type__" in value else fields
+
+
+def _make_array(value: dict[str, Any], path: Path) -> np.ndarray:
+    """No more is unpacked than the declared shape takes, which is bounded itself."""
+    kind, shape = np.dtype(value["__array__"]), value["shape"]
+    if kind.kind not in KINDS or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"an array of {kind} and shape {shape}")
+    size = math.prod(shape) * kind.itemsize
+    if size > MOST:
+        raise ValueError(f"an array of {size} bytes, and {MOST} are the most")
+    if "packed" not in value:
+        return np.array(_make(value["values"], path), dtype=kind).reshape(shape)
+    packed = base64.b64decode(value["packed"], validate=True)
+    content = zlib.decompressobj().decompress(packed, size + 1)
+    if len(content) != size:
+        raise ValueError(f"an array of shape {shape} takes {size} bytes, other than is packed")
+    return np.frombuffer(content, kind.newbyteorder("<")).astype(kind).reshape(shape)
+
+
+def _find_kind(name: str, path: Path) -> type:
+    """A dataclass by "module:name", of a module that holds results; no other is imported."""
+    module, _, name = name.partition(":")
+    if not module.startswith(HOLDERS):
+        raise UserError(f"{path} asks for {module}:{name}, which is no part of fdlab's results")
+    kind = vars(importlib.import_module(module)).get(name)
+    if not dataclasses.is_dataclass(kind) or kind.__module__ != module:
+        raise UserError(f"{path} asks for {module}:{name}, which is no result of this version")
+    return kind

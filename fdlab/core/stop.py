@@ -8,6 +8,7 @@ too.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -60,7 +61,7 @@ def find_reason() -> str:
     if _reason:
         return _reason
     deadline = os.environ.get(DEADLINE)
-    if deadline and time.time() >= float(deadline):
+    if deadline and time.time() >= _read_deadline(deadline):
         return "the time budget is over"
     path = os.environ.get(FILE)
     if path:
@@ -69,6 +70,16 @@ def find_reason() -> str:
         except OSError:
             pass
     return ""
+
+
+def _read_deadline(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"{DEADLINE} is {text!r}: expected seconds since 1970")
+    return found
 
 
 @contextmanager

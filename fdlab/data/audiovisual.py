@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fdlab.core.errors import UserError
+from fdlab.core.files import stays_inside
 from fdlab.data.dataset import Modality
 
 RATE = 16000  # Hz
@@ -48,6 +49,12 @@ def require(name: str, value: int, least: int, most: int | None = None) -> None:
 def require_side(side: int) -> None:
     """Refuse a side of stored frames, in pixels, that is none."""
     require("side", side, 8, 4096)
+
+
+def require_stem(video: str, where: str) -> None:
+    """Refuse a video's id that cannot be the name of a file in one folder."""
+    if not stays_inside(video) or set(video) & set("/\\"):
+        raise UserError(f"{where}: {video!r} is no video's id: expected the stem of a file's name")
 
 
 def find_file(root: Path, text: str) -> Path:

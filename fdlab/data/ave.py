@@ -29,6 +29,7 @@ from fdlab.data.audiovisual import (
     make_modalities,
     read_text,
     require_side,
+    require_stem,
 )
 from fdlab.data.dataset import SPLITS, Dataset
 from fdlab.data.listing import Event, Listing, Source
@@ -154,6 +155,7 @@ def _read_rows(path: Path, classes: list[str] | None) -> list[Row]:
         if len(fields) != 5 or not all(fields):
             raise UserError(f"{where}: {line!r}: expected Category&id&quality&start&end")
         category, video, quality, start, end = fields
+        require_stem(video, where)
         if not (start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= SECONDS):
             raise UserError(
                 f"{where}: start {start} and end {end}: expected seconds, 0 <= start <= end <= 10"

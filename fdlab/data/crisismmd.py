@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from fdlab.core.errors import UserError, name_unknown
+from fdlab.core.files import stays_inside
 from fdlab.data import texts
 from fdlab.data.dataset import SPLITS, Dataset, Modality
 from fdlab.data.listing import BadMedium, Event, Listing, Source
@@ -250,13 +251,12 @@ def _check_ids(rows: list[_Row]) -> None:
 def _check_path(row: _Row) -> str:
     """The image's path relative to the root; it must stay below it on every system."""
     cell = row.cells["image"]
-    path = PurePosixPath(cell)
-    if not cell or path.is_absolute() or ".." in path.parts or set(cell) & {"\\", ":", "\0"}:
+    if not stays_inside(cell) or set(cell) & {"\\", ":"}:
         raise UserError(
             f"{row.where}: image {cell!r} leaves the root: "
             f"expected a path such as {IMAGES}/hurricane_irma/6_9_2017/905….jpg"
         )
-    return str(path)
+    return str(PurePosixPath(cell))
 
 
 def _name_label_column(options: CrisisMMDOptions) -> str:

@@ -11,6 +11,9 @@ import numpy as np
 SPLITS = ("train", "validation", "test")
 TASKS = ("classification", "segmentation")
 IGNORED = 255  # a pixel without a class, in every mask
+# What is read as a picture, whatever its name says; for some other kinds (PostScript) pillow starts
+# another program.
+PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import permutations
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fdlab.core.config import Direction
 from fdlab.core.errors import UserError
-from fdlab.data.dataset import IGNORED, SPLITS, Dataset, Modality
+from fdlab.core.files import find_inside, stays_inside
+from fdlab.data.dataset import IGNORED, PICTURES, SPLITS, Dataset, Modality
 from fdlab.data.ingest import cut_validation
 from fdlab.data.listing import BadMedium, Event, Listing, Source
 from fdlab.data.sentences import PAD, UNKNOWN
@@ -315,17 +316,16 @@ def _read_path(row: Row, column: str, base: Path) -> str:
     text = row.values[column]
     if not text:
         raise UserError(f"{row.where}: the {column} is empty: expected the path of a file")
-    windows = PureWindowsPath(text)  # it splits at both kinds of slash
-    if text.startswith(("/", "\\")) or windows.drive or ".." in windows.parts or "\0" in text:
+    if not stays_inside(text):
         raise UserError(
             f"{row.where}: {column} {text!r}: expected a path below the manifest's folder"
         )
     try:
-        inside = (base / text).resolve().is_relative_to(base)
-    except (OSError, RuntimeError):  # links in a circle
-        inside = False
-    if not inside:
-        raise UserError(f"{row.where}: {column} {text!r} is a link out of the manifest's folder")
+        find_inside(base, text)
+    except UserError:
+        raise UserError(
+            f"{row.where}: {column} {text!r} is a link out of the manifest's folder"
+        ) from None
     return text
 
 
@@ -476,7 +476,7 @@ def _open_image(base: Path, file: str):
     path = base / file
     _require_file(path, file)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PICTURES) as image:
             image.load()
             return image
     except UnidentifiedImageError:

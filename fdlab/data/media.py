@@ -19,10 +19,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fdlab.core.errors import UserError
+from fdlab.data.dataset import PICTURES
 from fdlab.data.listing import BadMedium
 
 NPERSEG, NOVERLAP = 512, 353
 LOG_FLOOR = 1e-7
+# A list of other files (a playlist) is no medium: it would be followed out of the folder.
+CONTAINERS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "aac,ac3,aiff,amr,asf,au,avi,flac,flv,gif,h264,hevc,m4v,matroska,webm,mov,"
+    "mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,mpegvideo,ogg,wav,w64",
+}
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")  # read by soundfile
 PRIMING = 0.1  # s; a longer lead of the sound over the picture is no encoder's delay
 SLACK = 0.5  # s that a frame may be asked for after the last one
@@ -173,7 +180,7 @@ def read_image(path: Path, side: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is odd and not needed
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=PICTURES) as image:
                 if image.mode[0] in "IF":  # pillow would clip it to white
                     raise BadMedium(str(path), f"has mode {image.mode}: expected 8-bit colour")
                 image = ImageOps.exif_transpose(image).convert("RGB")
@@ -443,7 +450,7 @@ def _open(path: Path) -> Iterator[Any]:
     """A PyAV container; what goes wrong with it is a `BadMedium`."""
     av = _load("av")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), container_options=CONTAINERS) as container:
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)

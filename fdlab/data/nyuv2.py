@@ -245,6 +245,12 @@ def _check_layout(file: Any, path: Path, options: NYUv2Options) -> int:
     if missing := [key for key in needed if key not in file]:
         found = ", ".join(sorted(key for key in file if not key.startswith("#"))) or "nothing"
         raise UserError(f"{path} has no {', '.join(missing)}: expected it; it holds {found}")
+    for key in needed:
+        own = file[key]
+        if own.file.filename != file.filename or getattr(own, "is_virtual", False):
+            raise UserError(f"{path}: {key} is a link to another file: expected it in this one")
+        if getattr(own, "external", None):
+            raise UserError(f"{path}: {key} lies in another file: expected it in this one")
     shape = file["images"].shape
     if len(shape) != 4 or shape[1] != 3:
         raise UserError(f"{path}: images is {shape}: expected (N, 3, W, H)")

@@ -28,7 +28,14 @@ import numpy as np
 from fdlab.core import paths
 from fdlab.core.config import resolve_options
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.core.files import checksums, find_damage, read_json, replace_folder, write_json
+from fdlab.core.files import (
+    checksums,
+    find_damage,
+    find_inside,
+    read_json,
+    replace_folder,
+    write_json,
+)
 from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.locks import holding
 from fdlab.core.progress import say, track
@@ -90,11 +97,14 @@ class Store:
 
     def read(self, name: str) -> np.ndarray:
         """(N, …) read-only memory map of one array."""
-        path = self.folder / f"{name}.npy"
         if f"{name}.npy" not in self.manifest["files"]:
             known = [file.removesuffix(".npy") for file in self.manifest["files"]]
             raise name_unknown(f"array of {self.manifest['dataset']}", name, known)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        path = find_inside(self.folder, f"{name}.npy")
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:  # no array of numbers
+            raise UserError(f"{path} is no readable array: {error}") from None
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of one split, ascending."""
@@ -105,7 +115,7 @@ class Store:
     def find_weights(self, modality: str) -> Path | None:
         """The file of pretrained weights that a modality's networks start from, if any."""
         held = (file for file in self.manifest["files"] if file.startswith(f"weights_{modality}."))
-        return next((self.folder / file for file in held), None)
+        return next((find_inside(self.folder, file) for file in held), None)
 
 
 def list_datasets() -> list[str]:
@@ -132,8 +142,10 @@ def find_dataset(name: str, *, prepared: bool = True) -> Dataset:
 
     prepared: without a store that can be opened it is an error. Otherwise the table's entry stands
     for it, and the one of `folder` for a name that is known nowhere: results may be looked at where
-    the files never were.
+    the files never were. What is no name at all is an error even then, for names become paths.
     """
+    if not NAME.fullmatch(name):
+        raise name_unknown("data set", name, dict.fromkeys([*DATASETS, *list_prepared()]))
     if name in DATASETS and not _is_read(name):
         return DATASETS[name]
     try:
@@ -197,11 +209,11 @@ def _read_files(
     workers: int,
     force: bool,
 ) -> Path:
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name for a data set: expected letters, digits and _")
     entry, folder = _find_kind(name, kind), _locate_read(name)
     if folder.name != name:
         raise UserError(f"{name} reads the store of {folder.name}: prepare that one")
-    if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a data set: expected letters, digits and _")
     resolved = entry.options(**resolve_options(entry.name, entry.options, options or {}))
     with holding(folder, f"the store of {name}"):
         damage = find_store_damage(folder) if folder.exists() and not force else None
@@ -248,14 +260,14 @@ def find_store_damage(folder: Path) -> str | None:
         return find_damage(folder, manifest["files"]) or _find_other_rows(folder, manifest)
     except FileNotFoundError:
         return f"{folder} holds no manifest.json"
-    except (UserError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, TypeError, AttributeError, ValueError):
         return f"{folder / 'manifest.json'} is damaged"
 
 
 def _find_other_rows(folder: Path, manifest: dict[str, Any]) -> str | None:
     """Name the first array that has not a row for every event."""
     for name in manifest["files"]:
-        path = folder / name
+        path = find_inside(folder, name)
         if path.suffix == ".npy":
             rows = np.load(path, mmap_mode="r", allow_pickle=False).shape[:1]
             if rows != (manifest["events"],):
@@ -266,7 +278,7 @@ def _find_other_rows(folder: Path, manifest: dict[str, Any]) -> str | None:
 def _find_cut(folder: Path, manifest: dict[str, Any]) -> str | None:
     """Name the first file that is missing or has another size than its manifest says."""
     for name, size in manifest["sizes"].items():
-        path = folder / name
+        path = find_inside(folder, name)
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != size:
@@ -344,7 +356,10 @@ def _open(name: str, options: dict[str, Any] | None = None) -> Store:
                 )
         try:
             damage = _find_cut(folder, manifest)
-        except (KeyError, TypeError, AttributeError):
+            held = Store(folder, manifest, name)
+            required = held.info, held.dataset, held.classes, manifest["counts"]["train"]
+            required += (dict(manifest["files"]), manifest["options"].get(""))
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError):
             damage = f"{folder / 'manifest.json'} is damaged"
         if damage:
             raise UserError(f"{damage}: run `{_ask(name)} --force`")

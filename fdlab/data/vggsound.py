@@ -29,6 +29,7 @@ from fdlab.data.audiovisual import (
     read_text,
     require,
     require_side,
+    require_stem,
 )
 from fdlab.data.dataset import SPLITS, Dataset
 from fdlab.data.listing import Event, Listing, Source
@@ -166,6 +167,7 @@ def _read_rows(path: Path) -> list[Row]:
             raise UserError(f"{where}: split is {split!r}: expected train or test")
         if not video or not label:
             raise UserError(f"{where}: no id or label: expected id,start,label,split")
+        require_stem(video, where)
         if (video, int(start)) in seen:
             raise UserError(f"{where}: {video} from {start} s is listed already")
         seen.add((video, int(start)))

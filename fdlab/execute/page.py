@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import html
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 
 from fdlab.core.errors import UserError
 from fdlab.core.files import write_text
 from fdlab.execute.ledger import locate_record, read_failures, stem_of
+from fdlab.figures.plate import read_markdown
 from fdlab.figures.report import tables
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
 from fdlab.figures.style import VERDICT_COLORS
@@ -146,11 +148,11 @@ def _show_study(folder: Path, notebook: str, stem: str, report: Report | None) -
     if finding:
         parts.append(f'<p class="finding">{html.escape(finding)}</p>')
     for picture in sorted((folder / FIGURES).glob(f"{stem}-*.png")):
-        name = picture.stem
+        name, link = html.escape(picture.stem), f"{FIGURES}/{quote(picture.stem)}"
         parts.append(
-            f'<figure><img src="{FIGURES}/{name}.png" alt="{html.escape(name)}" loading="lazy" '
+            f'<figure><img src="{link}.png" alt="{name}" loading="lazy" '
             f'width="{_measure_width(picture) * SCREEN // PRINT}">'
-            f'<figcaption>{html.escape(name)} · <a href="{FIGURES}/{name}.pdf">PDF</a></figcaption>'
+            f'<figcaption>{name} · <a href="{link}.pdf">PDF</a></figcaption>'
             "</figure>"
         )
     tables = sorted((folder / TABLES).glob(f"{stem}-*.csv"))
@@ -165,9 +167,9 @@ def _show_table(path: Path) -> str:
     with path.open(encoding="utf-8", newline="") as handle:
         head, *rows = list(csv.reader(handle))
     markdown = path.with_suffix(".md")
-    caption = markdown.read_text(encoding="utf-8").rstrip().split("\n\n")[-1]
+    caption = read_markdown(markdown.read_text(encoding="utf-8").rstrip().split("\n\n")[-1])
     links = " · ".join(
-        f'<a href="{TABLES}/{path.stem}.{kind}">{kind}</a>' for kind in ("csv", "md", "tex")
+        f'<a href="{TABLES}/{quote(path.stem)}.{kind}">{kind}</a>' for kind in ("csv", "md", "tex")
     )
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join(

@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from fdlab.core.config import same_type
+from fdlab.core.config import name_type, same_type
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.source import parse
 
@@ -96,7 +96,7 @@ def check_values(values: dict[str, Any], notebooks: dict[str, dict[str, Paramete
                 default = parameters[name].default
                 raise UserError(
                     f"parameter {name} of {notebook} is {value!r}: expected "
-                    f"{type(default).__name__}, such as {default!r}"
+                    f"{name_type(value, default)}, such as {default!r}"
                 )
 
 

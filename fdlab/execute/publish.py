@@ -11,10 +11,11 @@ from PIL import Image
 
 from fdlab.core import paths
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.core.files import checksums, replace_folder, write_json, write_text
+from fdlab.core.files import checksums, find_inside, replace_folder, write_json, write_text
 from fdlab.core.results import read_result
 from fdlab.execute.ledger import find_unfinished, stem_of
 from fdlab.execute.suite import REPORT, list_datasets, read_suites
+from fdlab.figures.plate import write_markdown
 from fdlab.figures.save import FIGURES, RESULTS, TABLES
 from fdlab.studies import STEMS
 from fdlab.studies.report import find_question
@@ -83,7 +84,8 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
                 copy(path, beside / kind / path.name)
         (beside / "records").mkdir()
         for name in _list_runs(beside / RESULTS):
-            _squeeze(paths.runs() / name / "record.json", beside / "records" / f"{name}.json")
+            record = find_inside(paths.runs(), f"{name}/record.json")
+            _squeeze(record, beside / "records" / f"{name}.json")
         files = sorted(str(p.relative_to(beside)) for p in beside.rglob("*") if p.is_file())
         manifest = {"dataset": dataset, "preset": preset, "files": checksums(beside, files)}
         write_json(beside / "manifest.json", manifest)
@@ -146,7 +148,8 @@ def write_gallery(dataset: str, preset: str, suite: str = "") -> Path:
             continue
         result = read_result(folder / RESULTS / f"{stem}.json")
         picture = f"outputs/reference/{folder.name}/{FIGURES}/{stem}-{SHOWN[stem]}.png"
-        parts += [f"**{find_question(stem)}**", f"![{stem}]({picture})", result.finding()]
+        parts += [f"**{find_question(stem)}**", f"![{stem}]({picture})",
+                  write_markdown(result.finding())]  # fmt: skip
     before, rest = text.split(begin, 1)
     after = rest.split(end, 1)[1]
     write_text(readme, before + "\n\n".join(parts) + f"\n\n{end}" + after)

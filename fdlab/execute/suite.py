@@ -31,9 +31,11 @@ from fdlab.execute.page import export_notebook, write_page
 from fdlab.execute.parameters import check_values, read_notebook, read_parameters
 from fdlab.figures.style import find_venue
 from fdlab.methods import METHODS
+from fdlab.spectral.bands import count_low_bins
 from fdlab.studies.comparison import choose_methods, require_trials
 from fdlab.studies.hyperparameters import read_settings
 from fdlab.studies.plan import make_plan
+from fdlab.studies.ranking import require_convention
 from fdlab.training import cluster
 
 REPORT = "00_report"
@@ -169,8 +171,13 @@ def plan_suite(
 
 
 def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
-    """Names inside the values: seeds, directions, methods, device and venue."""
-    plan = make_plan(dataset, preset, **{k: values[k] for k in ("seeds", "device") if k in values})
+    """Names and numbers inside the values: seeds, directions, methods, cut-off, device, venue."""
+    for name, value in values.items():  # counts, seeds, weights: none of them is negative
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, (int, float)) and item < 0:
+                raise UserError(f"parameter {name} is {value!r}: expected nothing below 0")
+    own = {k: values[k] for k in ("seeds", "epochs", "width", "device") if k in values}
+    plan = make_plan(dataset, preset, **own)
     plan.choose_directions(values.get("directions"))
     if "direction" in values:
         plan.choose_directions([values["direction"]])
@@ -179,6 +186,8 @@ def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
     read_settings(values.get("hyperparameters", ""))
     require_trials(values.get("trials", 0))
     find_venue(values.get("venue", "aaai"))
+    require_convention(values.get("marks", "tested"))
+    count_low_bins(2, values.get("cutoff", 0.5))  # refuses a cut-off outside 0 to 1
 
 
 def run_suite(suite: SuiteRun) -> Summary:
@@ -381,7 +390,7 @@ def _choose_visible(suite: SuiteRun, place: int) -> dict[str, str]:
 
 def _limit_threads(asked: str | None, most: int) -> str:
     """Fewer threads than `most` may be asked for, more may not."""
-    return str(min(int(asked), most) if asked and asked.isdigit() and int(asked) else most)
+    return str(min(int(asked), most) if asked and asked.isdecimal() and int(asked) else most)
 
 
 def _source(name: str) -> Path:

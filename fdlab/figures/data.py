@@ -9,7 +9,7 @@ import pandas as pd
 
 from fdlab.data.dataset import SPLITS
 from fdlab.figures.plate import Plate, Table
-from fdlab.figures.style import color_classes, color_modality
+from fdlab.figures.style import color_classes, color_modality, plain
 from fdlab.studies.data import Overview
 
 FEW = 12  # classes whose names fit below a column's figure
@@ -23,7 +23,7 @@ def draw_counts(axis, result: Overview) -> None:
     for i, split in enumerate(SPLITS):
         axis.bar(places + 0.27 * (i - 1), result.counts[split], 0.25, color=SPLIT_COLORS[i],
                  label=split)  # fmt: skip
-    words = [textwrap.shorten(name, 18, placeholder="…") for name in result.names]
+    words = [plain(textwrap.shorten(name, 18, placeholder="…")) for name in result.names]
     numbered = all(name.isdigit() for name in words)
     axis.set_xticks(places, words)
     if not numbered and sum(len(name) + 2 for name in words) > SIDE_BY_SIDE:
@@ -40,12 +40,12 @@ def draw_counts(axis, result: Overview) -> None:
 def title(result: Overview, label: int) -> str:
     """A column's heading: the class, by its name where it has one."""
     name = result.names[label]
-    return f"class {name}" if name.isdigit() else textwrap.shorten(name, 14, placeholder="…")
+    return f"class {name}" if name.isdigit() else plain(textwrap.shorten(name, 14, placeholder="…"))
 
 
 def shorten(sentence: str) -> str:
     """A sentence below a column: at most four narrow lines."""
-    return textwrap.fill(sentence, 17, max_lines=4, placeholder=" …")
+    return plain(textwrap.fill(sentence, 17, max_lines=4, placeholder=" …"))
 
 
 def draw_example(axis, result: Overview, modality: str, index: int) -> None:

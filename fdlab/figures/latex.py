@@ -69,7 +69,9 @@ def write_latex(head: list[str], rows: list[list[str]], caption: str) -> str:
 
 
 def escape(value: object) -> str:
-    return "".join(SIGNS.get(character, character) for character in str(value))
+    """Text as LaTeX prints it; line ends become blanks, what is not printed at all is left out."""
+    text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
+    return "".join(SIGNS.get(character, character) for character in text)
 
 
 def _write_cell(value: str) -> str:

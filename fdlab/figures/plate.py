@@ -92,8 +92,8 @@ class Table:
         """Write `<stem>.csv`, `.md` and `.tex`."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         texts = {
-            "csv": self.frame.to_csv(index=False),
-            "md": f"{self._to_markdown()}\n\n{self.caption}\n",
+            "csv": self.frame.map(_disarm).to_csv(index=False),
+            "md": f"{self._to_markdown()}\n\n{write_markdown(self.caption)}\n",
             "tex": self.to_latex(),
         }
         written = []
@@ -110,12 +110,14 @@ class Table:
         return write_latex(head, rest, self.caption)
 
     def _to_markdown(self) -> str:
-        frame = self.frame.map(lambda cell: str(cell).replace("|", r"\|"))
+        frame = self.frame.map(lambda cell: write_markdown(cell).replace("|", r"\|"))
         return frame.to_markdown(index=False, disable_numparse=True)  # +1.0 stays +1.0
 
     def _repr_html_(self) -> str:
         note = f"<p><small>{html.escape(self.caption)}</small></p>"
-        with pd.option_context("display.max_colwidth", None):  # else cells end in dots
+        # Else cells end in dots, and a page reads mathematics between two dollar signs.
+        options = ("display.max_colwidth", None, "display.html.use_mathjax", False)
+        with pd.option_context(*options):
             return self.frame.to_html(index=False, border=0) + note
 
 
@@ -126,8 +128,29 @@ class Reading:
         self.result = result
 
     def _repr_markdown_(self) -> str:
+        words = write_markdown
         lines = [
-            f"- {claim.statement}: **{claim.verdict}** ({claim.why})"
+            f"- {words(claim.statement)}: **{claim.verdict}** ({words(claim.why)})"
             for claim in self.result.claims()
         ]
-        return "\n".join([self.result.finding(), "", *lines])
+        return "\n".join([words(self.result.finding()), "", *lines])
+
+
+def write_markdown(value: object) -> str:
+    """Text that may hold words from data (a class, a file's name), as Markdown that shows it in one
+    line: what looks like a tag, an entity, a link or mathematics is none."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return text.replace("](", "]&#40;").replace("$", r"\$")
+
+
+def read_markdown(text: str) -> str:
+    """The text that `write_markdown` wrote."""
+    return html.unescape(text.replace(r"\$", "$"))
+
+
+def _disarm(cell: object) -> object:
+    """A cell that a spreadsheet would run as a formula gets the apostrophe that makes it a text; a
+    number with its sign is none."""
+    text = str(cell)
+    signed = text[:1] in ("+", "-") and not (text[1:2].isdigit() or text in ("+", "-"))
+    return f"'{text}" if text.startswith(("=", "@")) or signed else cell

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fdlab.core.files import write_json, write_text
 from fdlab.figures.plate import Plate, Table
-from fdlab.figures.style import VERDICT_COLORS, find_venue
+from fdlab.figures.style import VERDICT_COLORS, find_venue, plain
 from fdlab.studies.claims import NOT_RUN, Number
 from fdlab.studies.report import Report
 
@@ -38,7 +38,7 @@ def draw_verdicts(axis, result: Report, characters: int) -> None:
         axis.plot(0.01, line, "s", color=color, markerfacecolor=fill, markersize=6)
         axis.text(0.04, line, claim.verdict, va="center", color=color, fontweight="bold")
         for text in textwrap.wrap(claim.statement, characters):
-            axis.text(0.27, line, text, va="center")
+            axis.text(0.27, line, plain(text), va="center")
             line += NEXT
         line += 1 - NEXT
     axis.set_xlim(0, 1)

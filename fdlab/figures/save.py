@@ -10,6 +10,7 @@ from typing import Any
 from fdlab.core import paths
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.results import read_result, write_result
+from fdlab.figures.style import find_venue
 from fdlab.studies import STEMS
 from fdlab.studies.ranking import require_convention
 
@@ -51,6 +52,7 @@ def draw_study(stem: str, result: Any, venue: str, folder: Path, marks: str = "t
 def redraw(source: Path, target: Path, venue: str = "aaai", marks: str = "tested") -> list[str]:
     """Draw again, without training, everything whose results stand in `source`; names the stems."""
     require_convention(marks)
+    find_venue(venue)
     if not (source / RESULTS).is_dir():
         raise UserError(f"{source} holds no {RESULTS}/ folder with study results")
     drawn = []

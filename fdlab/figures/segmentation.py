@@ -19,6 +19,7 @@ from fdlab.figures.style import (
     color_method,
     mark_method,
     name_method,
+    plain,
 )
 from fdlab.studies.segmentation import Segmentation
 
@@ -39,7 +40,8 @@ def draw_classes(axis, result: Segmentation, direction: str) -> None:
                       label=name_method(method) if place == 0 else None)  # fmt: skip
     axis.axvline(0, color=INK, linewidth=0.7)
     axis.set_yticks(
-        range(len(order)), [f"{result.classes[k]} ({100 * result.shares[k]:.1f} %)" for k in order]
+        range(len(order)),
+        [f"{plain(result.classes[k])} ({100 * result.shares[k]:.1f} %)" for k in order],
     )
     axis.set_ylim(len(order) - 0.4, -0.6)
     axis.set_xlabel("IoU, points above no distillation")
@@ -71,7 +73,7 @@ def draw_overlays(axes, result: Segmentation) -> None:
     seen = np.unique(np.stack([result.truth, *result.chosen.values()]))
     handles = [
         Patch(facecolor=color_classes(k, result.palette), edgecolor="#888888", linewidth=0.3,
-              label=result.classes[k])
+              label=plain(result.classes[k]))
         for k in seen if k != 255
     ]  # fmt: skip
     handles.append(Patch(color="black", label="not labelled"))

@@ -162,6 +162,12 @@ def arrow(direction: str) -> str:
     return "→".join(Direction.split(direction))
 
 
+def plain(text: str) -> str:
+    """Words from data (a class, a sentence) as Matplotlib prints them letter by letter: it would
+    read what stands between two dollar signs as mathematics, and fail where it is none."""
+    return text.replace("$", r"\$")
+
+
 @contextmanager
 def styled():
     """The project's style inside the block; Matplotlib's settings are as before afterwards."""

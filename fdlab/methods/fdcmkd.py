@@ -97,6 +97,8 @@ class FDCMKD(Method):
             require_reduction(self.reduction)
             require_weights(self, "low_weight", "high_weight")
             count_low_bins(2, self.cutoff)  # refuses a cut-off outside 0 to 1
+            if self.cutoff == 0 and self.dc != "low":
+                raise UserError(f"cutoff is {self.cutoff}: expected above 0, else low is empty")
 
     @classmethod
     def check_task(cls, task: str, options: Options) -> None:

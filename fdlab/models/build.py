@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +19,7 @@ from fdlab.models import MODELS
 from fdlab.models.network import Network
 
 HUB = "hub:"  # before the name of a repository
+HUB_NAME = re.compile(r"([A-Za-z0-9_-][\w.-]*/)?[A-Za-z0-9_-][\w.-]*", re.ASCII)
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder or repository, the first there is
 SHOWN = 20  # names in a message
 
@@ -108,6 +110,8 @@ def find_weights(source: str | Path) -> Path:
     """The local file behind a file, a folder in Hugging Face's layout, or `hub:NAME`, which is
     fetched through huggingface_hub once."""
     if str(source).startswith(HUB):
+        if not HUB_NAME.fullmatch(str(source).removeprefix(HUB)):
+            raise UserError(f"{source!r} names no repository: expected {HUB}NAME, {HUB}OWNER/NAME")
         return _fetch(str(source).removeprefix(HUB))
     path = Path(source)
     if path.is_dir():

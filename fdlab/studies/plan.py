@@ -12,7 +12,7 @@ from fdlab.core.config import Direction, RunConfig, TrainConfig, find_preset
 from fdlab.core.device import choose_device, count_workers
 from fdlab.core.errors import UserError
 from fdlab.data.dataset import Dataset
-from fdlab.data.store import Store, find_dataset, prepare
+from fdlab.data.store import Store, find_dataset, find_store, prepare
 
 PRECISION = "FDLAB_PRECISION"  # of every training of a command
 ON_NONFINITE = "FDLAB_ON_NONFINITE"  # likewise
@@ -144,8 +144,12 @@ def make_plan(
     """The preset's plan for a data set; an empty list of seeds, or 0, leaves the preset's value.
 
     study: takes the preset's seeds for that study, where it has fewer. `$FDLAB_PRECISION` and
-    `$FDLAB_ON_NONFINITE` go before what the recipe says.
+    `$FDLAB_ON_NONFINITE` go before what the recipe says. A preset's batch that the training split
+    of somebody's own files cannot fill is that split.
     """
+    for name, value in (("epochs", epochs), ("width", width)):
+        if type(value) is not int or value < 0:
+            raise UserError(f"{name} is {value!r}: expected a whole number from 1, or 0")
     chosen = find_preset(preset)
     choose_device(device)  # refuses an unknown one before anything runs
     definition = find_dataset(dataset)
@@ -155,7 +159,8 @@ def make_plan(
     choices = [chosen.seeds, chosen.fewer.get(study), fewer.get("seeds")]
     few = min(filter(None, choices), key=len)
     own = definition.recipes.get(preset, {})
-    train = _adapt(chosen.train, own.get("", {}), epochs)
+    most = 0 if made else find_store(dataset).manifest["counts"]["train"]
+    train = _adapt(chosen.train, own.get("", {}), epochs, most)
     if precision := os.environ.get(PRECISION):
         train = replace(train, precision=precision)
     if choice := os.environ.get(ON_NONFINITE):
@@ -170,11 +175,13 @@ def make_plan(
         data_options={k: v for k, v in chosen.data_options.items() if k in known},
         short=study in chosen.fewer,
         directions=fewer.get("directions", definition.directions),
-        recipes={m: _adapt(train, fields, epochs) for m, fields in own.items() if m},
+        recipes={m: _adapt(train, fields, epochs, most) for m, fields in own.items() if m},
     )
 
 
-def _adapt(train: TrainConfig, fields: dict[str, Any], epochs: int) -> TrainConfig:
-    """A recipe with some fields changed; epochs: above 0 those that were asked for."""
+def _adapt(train: TrainConfig, fields: dict[str, Any], epochs: int, most: int) -> TrainConfig:
+    """A recipe with some fields changed. epochs: above 0 those that were asked for. most: events
+    of the training split, beyond which no batch goes; 0 where they are not counted."""
     changed = replace(train, **fields)
-    return replace(changed, epochs=epochs or changed.epochs)
+    batch = min(changed.batch_size, max(most, 2)) if most else changed.batch_size
+    return replace(changed, epochs=epochs or changed.epochs, batch_size=batch)

@@ -240,6 +240,8 @@ def ensure_pack(
             f"{len(kinds)}"
         )
     stores = [prepare(config.dataset, config.data_options) for config in configs]
+    for config, store in zip(configs, stores, strict=True):
+        _require_batch(config, store)
     pairs = zip(configs, stores, strict=True)
     folders = [paths.runs() / fingerprint(config, store) for config, store in pairs]
     wanted = dict(zip(folders, configs, strict=True))
@@ -275,6 +277,17 @@ def ensure_pack(
     return [found[folder] for folder in folders]
 
 
+def _require_batch(config: RunConfig, store: Store) -> None:
+    """A batch that the training split cannot fill is no choice that anybody means."""
+    held = store.manifest["counts"]["train"]
+    for recipe in filter(None, (config.train, config.teacher_train)):
+        if recipe.batch_size > held:
+            raise UserError(
+                f"{config.label}: batch_size is {recipe.batch_size}, and the training split has "
+                f"{held} events: expected 2 to {held}"
+            )
+
+
 def open_run(folder: Path) -> Run | None:
     """A run from its folder; None where it is absent, or damaged, which is said."""
     if not folder.is_dir():
@@ -303,6 +316,8 @@ def find_run_damage(folder: Path) -> str | None:
         return f"{folder} holds no record.json"
     except UserError as error:
         return str(error)
+    if record.fingerprint != folder.name and not folder.name.startswith("."):
+        return f"{folder / 'record.json'} is the record of {record.fingerprint!r}"
     return find_damage(folder, record.files)
 
 
