@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     options = _build_parser().parse_args(arguments)
-    command = os.environ.setdefault(COMMAND, shlex.join(["fdlab", *arguments]))
+    command = os.environ.setdefault(COMMAND, put_on_one_line(shlex.join(["fdlab", *arguments])))
     try:
         return options.run(options) or 0
     except Stopped as stopped:

@@ -512,30 +512,37 @@ def test_thirty_kills_at_random_moments_change_nothing(plan, config, digits, hom
     record that comes out in the end is that of a run that nobody disturbed."""
     longer = dataclasses.replace(plan.train, epochs=8)
     config = dataclasses.replace(config, train=longer)
-    start = time.monotonic()
     undisturbed = ensure_run(config)
-    seconds = time.monotonic() - start
     wanted, folder = describe(undisturbed), undisturbed.folder
-    shutil.rmtree(folder)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fdlab.training.runs", "torch._dynamo"])
-    chance, kills, stood = random.Random(7), 0, set()
-    while kills < 30:
+
+    def begin():
         began = context.Event()
         process = context.Process(target=work, args=(config, str(home), began))
         process.start()
         assert began.wait(60)
-        process.join(chance.uniform(0.0, 1.2 * seconds))
+        return process
+
+    shutil.rmtree(folder)
+    process, start = begin(), time.monotonic()
+    process.join()
+    seconds = time.monotonic() - start
+    chance, kills, stood = random.Random(7), 0, set()
+    while kills < 30:
+        if folder.exists():  # once more from the beginning
+            assert process.exitcode == 0
+            assert describe(ensure_run(config)) == wanted
+            shutil.rmtree(folder)
+        process.close()
+        process = begin()
+        process.join(chance.uniform(0.0, seconds))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
             kills += 1
             stood.add(max((s for s, _ in checkpoint.list_checkpoints(folder.name)), default=0))
-        else:  # it was faster: once more from the beginning
-            assert process.exitcode == 0
-            assert describe(ensure_run(config)) == wanted
-            shutil.rmtree(folder)
-        process.close()
+    process.close()
     run = ensure_run(config)
     assert describe(run) == wanted
     assert len(stood) > 5
