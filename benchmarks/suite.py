@@ -54,7 +54,7 @@ from fdlab.studies.plan import make_plan
 
 SAME = ("device", "suite", "dataset", "preset", "only", "jobs")
 SHARED = ("runs", "banks")
-GRACE = 60  # seconds for a stopped command to end its kernels
+GRACE = 90  # seconds for a stopped command to save what it has and end its kernels
 
 
 @dataclass(frozen=True)
@@ -317,8 +317,8 @@ def _started(commands: list[Command]) -> Iterator[list[subprocess.Popen]]:
         yield processes
     finally:
         left = [process for process in processes if process.poll() is None]
-        for process in left:
-            process.send_signal(signal.SIGINT)
+        for process in left:  # a background job's children ignore an interrupt
+            process.terminate()
         for process in left:
             try:
                 process.wait(GRACE)

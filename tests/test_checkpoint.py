@@ -284,6 +284,23 @@ def test_a_pack_goes_on_together_and_apart(plan, digits, home, monkeypatch):
     assert [describe(run) for run in apart] == alone
 
 
+def test_cleaning_keeps_what_can_go_on(plan, config, whole, home, monkeypatch):
+    (newest, older), place = leave_checkpoints(config, monkeypatch, 3), newest_folder(config)
+    assert runs.clean_runs() == [] and newest.exists() and older.exists()
+    kept = newest.read_bytes()
+    ensure_run(config)
+    place.mkdir()  # as where the process is killed once the run is in its place
+    newest.write_bytes(kept)
+    assert runs.clean_runs() == [place] and not place.exists()
+    leave_checkpoints(plan.configure("text", seed=1), monkeypatch, 3)
+    assert len(runs.clean_runs(everything=True)) > 2
+    assert not list(checkpoint.list_unfinished()) and not list(runs.list_runs())
+
+
+def newest_folder(config) -> Path:
+    return paths.checkpoints() / locate(config)
+
+
 COMMAND = ["train", "--preset", "smoke", "--student", "text", "--epochs", "20"]
 
 

@@ -334,15 +334,19 @@ def list_runs() -> Iterator[tuple[Path, RunRecord | None, str | None]]:
 def clean_runs(everything: bool = False) -> list[Path]:
     """Remove damaged runs and what killed processes left behind, or every run; names the folders.
 
-    A run that some process is working on is left alone.
+    A run that some process is working on is left alone. So are the checkpoints of unfinished runs,
+    but where every run goes.
     """
     removed = []
-    for folder in sorted(paths.runs().glob("*")) if paths.runs().is_dir() else []:
-        if not folder.is_dir():
-            continue
+    found = [*paths.runs().glob("*"), *paths.checkpoints().glob("*")]
+    for folder in sorted(path for path in found if path.is_dir()):
         leftover = folder.name.startswith(".")
         name = folder.name.split(".")[1] if leftover else folder.name
-        if not (everything or leftover or find_run_damage(folder)):
+        if folder.parent == paths.checkpoints():
+            leftover = open_run(paths.runs() / name) is not None  # it has served its purpose
+        elif not leftover:
+            leftover = find_run_damage(folder) is not None
+        if not (everything or leftover):
             continue
         try:
             with holding(paths.runs() / name, f"run {name}", wait=False):
