@@ -69,6 +69,16 @@ def test_a_stop_reaches_whatever_was_started(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_started_inside_stops_with_the_block_around_it(tmp_path):
+    with stop.spreading(tmp_path):
+        outer = os.environ[stop.FILE]
+        with stop.spreading(tmp_path):
+            assert stop.find_reason() == ""
+            (tmp_path / os.path.basename(outer)).write_text("the outer one")
+            assert stop.find_reason() == "the outer one"
+        assert os.environ[stop.FILE] == outer
+
+
 ORPHAN = """
 import os, sys, time
 from pathlib import Path

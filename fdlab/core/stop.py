@@ -22,7 +22,8 @@ from pathlib import Path
 from fdlab.core.errors import UserError
 
 DEADLINE = "FDLAB_DEADLINE"  # in seconds since 1970
-FILE = "FDLAB_STOP"  # a path: once a file is there, its text is the reason to stop
+# Paths, the nearest command's first: once a file is at one of them, its text is the reason to stop.
+FILE = "FDLAB_STOP"
 EXIT_CODE = 75  # EX_TEMPFAIL: nothing is wrong, the same command goes on later
 BUDGET = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
@@ -63,8 +64,7 @@ def find_reason() -> str:
     deadline = os.environ.get(DEADLINE)
     if deadline and time.time() >= _read_deadline(deadline):
         return "the time budget is over"
-    path = os.environ.get(FILE)
-    if path:
+    for path in filter(None, os.environ.get(FILE, "").split(os.pathsep)):
         try:
             return Path(path).read_text(encoding="utf-8") or "its command was stopped"
         except OSError:
@@ -112,10 +112,11 @@ def is_listening() -> bool:
 @contextmanager
 def spreading(folder: Path) -> Iterator[None]:
     """Whatever is started in the block stops when this process is asked to: through a stop file in
-    `folder`, which all of it can see. `spread` has to be called now and then."""
+    `folder`, which all of it can see, and when a block around this one is. `spread` has to be
+    called now and then."""
     path = folder / f".stop-{uuid.uuid4().hex[:8]}"
     before = os.environ.get(FILE)
-    os.environ[FILE] = str(path)
+    os.environ[FILE] = os.pathsep.join(filter(None, (str(path), before)))
     try:
         with listening():
             yield
@@ -130,7 +131,7 @@ def spreading(folder: Path) -> Iterator[None]:
 def spread() -> str:
     """The reason to stop, if any; written where the block's processes look for it."""
     reason = find_reason()
-    path = os.environ.get(FILE)
+    path = os.environ.get(FILE, "").split(os.pathsep)[0]
     if reason and path and not Path(path).exists():
         Path(path).write_text(reason, encoding="utf-8")
     return reason
