@@ -12,6 +12,7 @@ import sys
 from typing import NoReturn
 
 from fdlab import __version__
+from fdlab.core import processes
 from fdlab.core.errors import UserError, put_on_one_line
 from fdlab.core.records import COMMAND
 from fdlab.core.stop import EXIT_CODE, Stopped
@@ -22,18 +23,21 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = put_on_one_line(f"{self.prog}: error: {message}; see {self.prog} --help")
-        self.exit(2, f"{line}\n")
+        self.exit(2, f"{line}\n" if processes.speaks() else None)
 
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     options = _build_parser().parse_args(arguments)
-    command = os.environ.setdefault(COMMAND, put_on_one_line(shlex.join(["fdlab", *arguments])))
+    command = os.environ.setdefault(COMMAND, _describe_command(arguments))
     try:
+        if options.command != "train":
+            processes.require_one(f"fdlab {options.command}")
         return options.run(options) or 0
     except Stopped as stopped:
-        print(f"fdlab: {stopped}\nfdlab: to go on: {command}", file=sys.stderr)
+        _complain(str(stopped))
+        _complain(f"to go on: {command}")
         return EXIT_CODE
     except KeyboardInterrupt:
         print("\nfdlab: stopped; what finished is kept, the same command goes on", file=sys.stderr)
@@ -44,11 +48,33 @@ def main(arguments: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"fdlab: error: {put_on_one_line(_describe(error))}", file=sys.stderr)
+        _complain(f"error: {_describe(error)}")
         return 2
+    except RuntimeError as error:
+        if processes.count_started() == 1:
+            raise
+        if not processes.is_loss(error):
+            if processes.speaks():
+                raise
+        else:
+            _complain(f"error: {processes.LOSS}")
+        return 1
     finally:
         if os.environ.get(COMMAND) == command:
             del os.environ[COMMAND]
+
+
+def _describe_command(arguments: list[str]) -> str:
+    line = put_on_one_line(shlex.join(["fdlab", *arguments]))
+    if (count := processes.count_started()) > 1:
+        line = f"torchrun --nproc-per-node {count} -m {line}"
+    return line
+
+
+def _complain(text: str) -> None:
+    """One line, of processes that train together one alone."""
+    if processes.speaks():
+        print(f"fdlab: {put_on_one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _describe(error: Exception) -> str:
@@ -381,6 +407,11 @@ def _split_numbers(flag: str, text: str) -> list[int]:
 
 
 def _train(options) -> None:
+    with processes.joining(options.device) as device:
+        _train_on(device, options)
+
+
+def _train_on(device: str, options) -> None:
     from fdlab.core import stop
     from fdlab.core.config import Direction
     from fdlab.execute.parameters import parse_assignments
@@ -394,7 +425,7 @@ def _train(options) -> None:
         options.dataset,
         options.preset,
         **_read_sizes(options),
-        device=options.device,
+        device=device,
     )
     if bool(options.direction) == bool(options.student):
         raise UserError("give either --direction, such as audio2image, or --student, such as image")
@@ -406,8 +437,10 @@ def _train(options) -> None:
     config = plan.configure(student, options.method, teacher, options.seed, values)
     recipe = dataclasses.replace(config.train, deterministic=options.deterministic)
     config = dataclasses.replace(config, weights=options.weights, train=recipe)
-    plan.open_store()
+    processes.decide(lambda: plan.open_store() and None)  # built once, by the first
     run = ensure_run(config, device=plan.device, force=options.force)
+    if not processes.is_first():
+        return
     record = run.record
     for rule, score in record.scores.items():
         print(

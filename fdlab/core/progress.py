@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fdlab.core import processes
+
 VARIABLE = "FDLAB_PROGRESS"
 PLAIN_SECONDS = 15.0  # between two lines where the output is no terminal
 
@@ -25,6 +27,9 @@ PLAIN_SECONDS = 15.0  # between two lines where the output is no terminal
 def track(label: str, total: int, unit: str = "epoch") -> Iterator[Callable[..., None]]:
     """Yield `report(done, note="")`; the bar is named `label` and the note, and ends at `total`."""
     path = os.environ.get(VARIABLE)
+    if not processes.is_first():
+        yield lambda done, note="": None
+        return
     if path is None:
         bar = _bar(label, total, unit)
         try:
@@ -68,7 +73,10 @@ def listen() -> Iterator[str]:
 
 
 def say(text: str) -> None:
-    """One line on standard error that does not tear a bar apart."""
+    """One line on standard error that does not tear a bar apart; of processes that train together
+    the first one's."""
+    if not processes.is_first():
+        return
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)

@@ -17,7 +17,7 @@ from fdlab.core.files import read_json, write_json
 FORMAT = 1
 COMMAND = "FDLAB_COMMAND"  # set by the command line, for all that it starts
 # What differs between two trainings of one run on one machine; all else is the same, bit for bit.
-MEASURED = ("seconds", "peak_bytes", "finished", "sessions", "in_step")
+MEASURED = ("seconds", "peak_bytes", "finished", "sessions", "in_step", "processes")
 
 
 def describe_command() -> str:
@@ -67,7 +67,8 @@ class RunRecord:
     n: samples per split. parameters: of the student and of the method's extra modules.
     fast: parts of `training.fast.FEATURES` that held, "bf16" among them where networks computed in
     it. in_step: how many runs were trained side by side in one process; seconds is this one's
-    share of theirs, peak_bytes all of them together.
+    share of theirs, peak_bytes all of them together. processes: how many trained it together, each
+    a part of every batch; peak_bytes is then the first one's.
     skipped: steps that were left out because they were not finite. package, code: the version of
     fdlab, and the digest of its code that the run depends on. sessions: see `Session`; a run that
     was never interrupted has one.
@@ -90,6 +91,7 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)
     fast: list[str] = field(default_factory=list)
     in_step: int = 1
+    processes: int = 1
     skipped: int = 0
     package: str = ""
     code: str = ""

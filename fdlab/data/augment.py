@@ -179,20 +179,29 @@ def pick_frames(
     return chosen[:, 0] if count == 1 else chosen
 
 
-def strengthen(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def strengthen(
+    batch: torch.Tensor, generator: torch.Generator, first: int = 0, total: int | None = None
+) -> torch.Tensor:
     """A stronger view of inputs that are augmented already, for methods that compare two views.
 
     Images and spectrograms (N, C, H, W), or frames (N, F, C, H, W): contrast by 0.6 to 1.4 and a
     square of up to half the shorter side set to 0, the inputs' mean (Cutout). Token ids (N, L):
     each word left out with probability 0.15, but a sentence keeps at least one. Our choice: the
     published recipe (RandAugment) is made for photographs.
+
+    first, total: where the inputs are rows of a larger batch, the first of them and its length; the
+    random numbers are then drawn for all of it.
     """
     device = batch.device
+    total = len(batch) if total is None else total
     if batch.ndim == 5:  # frames, each a picture of its own
-        return strengthen(batch.flatten(0, 1), generator).unflatten(0, batch.shape[:2])
+        frames = batch.shape[1]
+        flat = strengthen(batch.flatten(0, 1), generator, first * frames, total * frames)
+        return flat.unflatten(0, batch.shape[:2])
 
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=generator, device=generator.device).to(device)
+    def draw(count: int, *shape: int) -> torch.Tensor:
+        drawn = torch.rand(total, *shape, generator=generator, device=generator.device)
+        return drawn[first : first + count].to(device)
 
     if not batch.is_floating_point():
         kept = draw(*batch.shape) >= WORD_LOSS

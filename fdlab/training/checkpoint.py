@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fdlab.core import paths, stop
+from fdlab.core import paths, processes, stop
 from fdlab.core.errors import UserError
 from fdlab.core.files import checksum, write_bytes
 from fdlab.core.progress import say
@@ -142,12 +142,16 @@ class Keeper:
 
     def rest(self) -> None:
         """Between two steps: write if it is time to; where there is a reason to stop, write and
-        raise `Stopped`."""
-        reason = stop.find_reason()
+        raise `Stopped`. Processes that train together do the same, and the first of them writes.
+        """
+        if not processes.has_come(next(iter(self.courses.values())).step):
+            return
+        late = time.monotonic() >= self.due
+        reason, late = processes.agree(stop.find_reason(), late)
         if reason:
             trouble = self.write()
-            raise stop.Stopped(self._part(reason, trouble))
-        if time.monotonic() >= self.due:
+            raise stop.Stopped(processes.share(self._part(reason, trouble)))
+        if late:
             self.write()
 
     def write(self) -> str:
@@ -155,7 +159,7 @@ class Keeper:
         start, trouble = time.monotonic(), ""
         for name, course in self.courses.items():
             course.look()
-            if course.error is not None:
+            if course.error is not None or processes.rank():
                 continue
             try:
                 course.checkpoint = write_checkpoint(name, course, self.describe(name))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fdlab.core import processes
 from fdlab.data.dataset import IGNORED
 from fdlab.data.paired import PairedData
 from fdlab.methods.base import Method
@@ -15,6 +16,7 @@ from fdlab.methods.pixels import find_pixels, fold
 from fdlab.models.mode import evaluating
 from fdlab.models.output import ModelOutput
 from fdlab.models.precision import widen
+from fdlab.training.together import collect, cut
 
 JUDGED = ("validation", "test")
 MAP = "test/map"  # in segmentation, (n, H, W) uint8, the raw head's class of every pixel
@@ -75,13 +77,14 @@ class Learner:
     @torch.no_grad()
     def predict(self, data: PairedData) -> Predictions:
         """What every head says of the judged splits, networks in eval mode; heads in float32 under
-        autocast too."""
+        autocast too. Of processes that train together each judges its part of every batch."""
         found: dict[str, list[torch.Tensor]] = {}
         with evaluating(self.student, self.method):
             for split in JUDGED:
                 batches = data.rows[split].split(data.evaluation_batch)
-                data.expect(self.modality, batches)
-                for rows in batches:
+                own = [rows if _is_whole(rows) else cut(rows) for rows in batches]
+                data.expect(self.modality, own)
+                for batch, rows in zip(batches, own, strict=True):
                     output = self.student(data.batch(self.modality, rows))
                     if data.masks is None:
                         heads = self._judge(output)
@@ -89,6 +92,8 @@ class Learner:
                     else:
                         targets = data.targets(self.modality, rows)
                         parts = self._count(split, output, targets, data.store.dataset.classes)
+                    if not _is_whole(batch):
+                        parts = {name: collect(x, len(batch)) for name, x in parts.items()}
                     for name, values in parts.items():
                         found.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in found.items()}
@@ -113,6 +118,12 @@ class Learner:
             if (split, head) == ("test", "raw"):
                 found[MAP] = chosen.to(torch.uint8)
         return found
+
+
+def _is_whole(rows: torch.Tensor) -> bool:
+    """Whether every process judges all of a batch: where it is alone, or others would have nothing
+    to do."""
+    return processes.count() == 1 or len(rows) < processes.count()
 
 
 def count_pixels(chosen: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from fdlab.core import processes
 from fdlab.core.config import TrainConfig
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.progress import say
@@ -116,6 +117,10 @@ def choose_fast(
     deterministic = train is not None and train.deterministic
     if deterministic and cuda:
         found |= {"graphs": False, "autotune": False}
+    together = [name for name in ("graphs", "compile") if found[name]]
+    if together and processes.count() > 1:
+        found |= dict.fromkeys(together, False)
+        tell(f"{' and '.join(together)} off: {processes.count()} processes train together")
     if found["graphs"] and not found["fused"]:
         found["graphs"] = False
         tell("graphs is off: it needs fused")

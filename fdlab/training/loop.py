@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fdlab.core import processes
 from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.seeding import derive_seed
@@ -72,6 +73,11 @@ class Course:
         fast: Fast | None = None,
         shared: Shared | None = None,
     ):
+        if config.probes and processes.count() > 1:
+            raise UserError(
+                f"{config.label} measures gradients at {config.probes} steps: expected 0 where "
+                f"{processes.count()} processes train together"
+            )
         self.trainer = Trainer(config, data, teacher_model, device, fast, shared or Shared())
         self.config, self.data, self.report = config, data, report
         self.order = torch.Generator().manual_seed(derive_seed(config.seed, "order"))
@@ -106,9 +112,7 @@ class Course:
         self.shuffled = self.order.get_state()
         batches = _shuffle(self.data.rows["train"], self.size, self.order)
         batches = batches[self.step - self.epoch * self.batches :]
-        self.data.expect(self.config.student, batches, id(self))
-        if self.trainer.read_teacher is not None:
-            self.trainer.read_teacher.expect(batches)
+        self.trainer.expect(batches)
         return batches
 
     @contextmanager
@@ -116,7 +120,10 @@ class Course:
         """The process's random numbers, dropout's, as the run finds them that trains alone: seeded
         before its first step, and taken up where its last step left them."""
         if self.random is None:
-            torch.manual_seed(derive_seed(self.config.seed, "dropout", self.config.student))
+            parts = (self.config.seed, "dropout", self.config.student)
+            if processes.rank():  # other masks for other parts of a batch
+                parts += (processes.rank(), self.step)
+            torch.manual_seed(derive_seed(*parts))
         elif self.random:
             set_random(self.random, self.data.device)
         yield
@@ -148,7 +155,7 @@ class Course:
     def look(self) -> None:
         """Read back whether every loss of this epoch was finite so far; what was not ends the
         run."""
-        broken = self.trainer.tally.find_broken()
+        broken = processes.share(self.trainer.tally.find_broken())
         if broken and self.error is None:
             self._fail(broken[0], self.epoch * self.batches + broken[1])
 
@@ -245,7 +252,10 @@ class Course:
             else:
                 set_generator(self, name, value)
         process = found.get("process", {})
-        self.random = [process[str(place)] for place in range(len(process))] or None
+        if (
+            processes.rank() == 0
+        ):  # whose numbers they are; others begin anew from the step's number
+            self.random = [process[str(place)] for place in range(len(process))] or None
         for name, value in found.get("best", {}).items():
             moment, weight = name.split("/", 1)
             self.trained.weights.setdefault(moment, {})[weight] = value.to(device)

@@ -25,7 +25,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from fdlab.core import paths, stop
+from fdlab.core import paths, processes, stop
 from fdlab.core.config import RunConfig
 from fdlab.core.device import (
     VISIBLE,
@@ -98,6 +98,7 @@ def attempt_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[
     Where `$FDLAB_DASK` names a scheduler its workers train, else this machine's processes. A stop
     is passed on to whoever trains, and nothing new starts.
     """
+    processes.require_one("training many runs")
     configs = [complete(config) for config in configs]
     failed: dict[str, Exception] = {}
     trained: set[str] = set()

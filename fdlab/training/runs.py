@@ -30,7 +30,7 @@ from safetensors.torch import save
 from torch import nn
 
 from fdlab import __version__
-from fdlab.core import paths, stop
+from fdlab.core import paths, processes, stop
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_threads, describe_device, measure, versions
 from fdlab.core.errors import UserError, name_unknown
@@ -253,12 +253,13 @@ def ensure_pack(
     found: dict[Path, Run | None] = {}
     for folder in [folder for folder in wanted if folder in teachers]:  # before their students
         found[folder] = ensure_run(wanted.pop(folder), device=device, force=force)
-    if force or not all(folder.is_dir() for folder in wanted):
+    if processes.decide(lambda: force or not all(folder.is_dir() for folder in wanted)):
         for teacher in teachers.values():  # before a lock is held
             ensure_run(teacher, device=device)
     with ExitStack() as locks:
         missing = {}
-        for folder in sorted(wanted):  # everyone takes them in this order
+        # Everyone takes them in this order; of processes that train together the first does.
+        for folder in sorted(wanted) if processes.rank() == 0 else ():
             if not force and (run := _open_whole(folder)) is not None:
                 found[folder] = run  # without a lock, or a folder that can be written
                 continue
@@ -272,6 +273,10 @@ def ensure_pack(
                 lock.release()
         for folder in missing if force else ():
             drop_checkpoints(folder.name)
+        if processes.count() > 1:
+            names = processes.share([folder.name for folder in missing])
+            missing = {folder: wanted[folder] for folder in sorted(wanted) if folder.name in names}
+            found |= {folder: _open(folder) for folder in wanted if folder not in missing}
         if missing:
             found |= _train(missing, stores[0], choose_device(device))
     return [found[folder] for folder in folders]
@@ -288,6 +293,10 @@ def _require_batch(config: RunConfig, store: Store) -> None:
             )
 
 
+def _open(folder: Path) -> Run:
+    return Run(folder, RunRecord.read(folder / "record.json"))
+
+
 def open_run(folder: Path) -> Run | None:
     """A run from its folder; None where it is absent, or damaged, which is said."""
     if not folder.is_dir():
@@ -296,15 +305,14 @@ def open_run(folder: Path) -> Run | None:
     if damage:
         say(f"fdlab: {damage}; the run will be trained again")
         return None
-    return Run(folder, RunRecord.read(folder / "record.json"))
+    return _open(folder)
 
 
 def _open_whole(folder: Path) -> Run | None:
     """A run that needs nothing done, or None, without a word."""
-    with suppress(OSError, UserError):
-        record = RunRecord.read(folder / "record.json")
-        if find_damage(folder, record.files) is None:
-            return Run(folder, record)
+    with suppress(OSError):
+        if find_run_damage(folder) is None:
+            return _open(folder)
     return None
 
 
@@ -404,7 +412,7 @@ def load_teacher(
 def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -> dict[Path, Run]:
     """Train runs in step, from their checkpoints where they have any, and write each into its
     folder; the first error of one is raised after the others are written."""
-    if reason := stop.find_reason():
+    if reason := processes.agree(stop.find_reason(), False)[0]:
         label = next(iter(configs.values())).label
         raise stop.Stopped(f"{label} was not begun ({reason}); the same command goes on")
     if device.type == "cpu":
@@ -422,13 +430,18 @@ def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -
 def _part_by_progress(configs: dict[Path, RunConfig]) -> dict[int, dict[Path, RunConfig]]:
     """Steps taken → the runs that go on from there: the newest checkpoint that all have, or else
     each from its own newest."""
+    parts = processes.decide(lambda: _find_parts(configs))
+    return {step: {f: c for f, c in configs.items() if f.name in names} for step, names in parts}
+
+
+def _find_parts(configs: dict[Path, RunConfig]) -> list[tuple[int, list[str]]]:
     found = {folder: find_checkpoints(folder.name) for folder in configs}
     if common := set.intersection(*map(set, found.values())):
-        return {max(common): configs}
-    parts: dict[int, dict[Path, RunConfig]] = {}
-    for folder, config in configs.items():
-        parts.setdefault(max(found[folder], default=0), {})[folder] = config
-    return parts
+        return [(max(common), [folder.name for folder in configs])]
+    parts: dict[int, list[str]] = {}
+    for folder in configs:
+        parts.setdefault(max(found[folder], default=0), []).append(folder.name)
+    return list(parts.items())
 
 
 def _train_from(
@@ -448,7 +461,7 @@ def _train_from(
     def list_sessions(name: str, seconds: float) -> list[Session]:
         """Those of a run with the one at hand, so many seconds after its start."""
         own = round(seconds / len(configs), 3)
-        now = (step, started, own, describe_device(device), versions()["torch"], describe_command())
+        now = (step, started, own, name_devices(device), versions()["torch"], describe_command())
         return [*before[name], Session(*now)]
 
     def describe(name: str) -> dict[str, Any]:
@@ -483,19 +496,29 @@ def _train_from(
             parameters=trained.parameters,
             seconds=round(sum(session.seconds for session in sessions), 3),
             peak_bytes=cost.peak_bytes,
-            device=describe_device(device),
+            device=name_devices(device),
             versions=versions(),
             finished=_tell_time(),
             fast=course.trainer.fast.names,
             in_step=len(courses),
+            processes=processes.count(),
             skipped=course.skipped,
             package=__version__,
             code=find_code(config, store),
             sessions=sessions,
         )
-        runs[folder] = Run(folder, _write(folder, record, trained))
-        drop_checkpoints(folder.name)
+        if processes.rank() == 0:
+            record = _write(folder, record, trained)
+            drop_checkpoints(folder.name)
+        processes.wait()
+        runs[folder] = _open(folder) if processes.rank() else Run(folder, record)
     return runs, errors
+
+
+def name_devices(device: torch.device) -> str:
+    """'NVIDIA H200', or '2 × NVIDIA H200' where so many processes train together."""
+    count = processes.count()
+    return f"{count} × {describe_device(device)}" if count > 1 else describe_device(device)
 
 
 def _tell_time() -> str:

@@ -14,8 +14,10 @@ from fdlab.data.augment import View, strengthen
 from fdlab.data.paired import PairedData
 from fdlab.methods.base import DRIFTING, Method
 from fdlab.models.mode import freeze
+from fdlab.models.norm import join_norms
 from fdlab.models.output import ModelOutput, describe
 from fdlab.training.fast import Fast
+from fdlab.training.together import Parts, cut_view, find_span, gather, wrap
 
 CACHING = Fast(cache=True)
 CACHE_BYTES = 2**30  # of outputs kept for all training rows; above it they are computed per batch
@@ -37,12 +39,17 @@ def look(
     inputs: torch.Tensor,
     noise: Noise,
     views: int,
+    total: int,
 ) -> ModelOutput:
-    """A network's output for (augmented) inputs, with its `second` where there are two views."""
+    """A network's output for (augmented) inputs, with its `second` where there are two views.
+
+    total: rows of the whole batch. The inputs are this process's part of it, the output is of all
+    (`fdlab.training.together`).
+    """
     output = model(inputs)
     if views > 1:
-        output.second = model(strengthen(inputs, noise.second))
-    return output
+        output.second = model(strengthen(inputs, noise.second, find_span(total)[0], total))
+    return gather(output, total)
 
 
 class Shared:
@@ -105,7 +112,9 @@ class Teacher:
         self.shared = shared or Shared()
         self.shared.maps |= maps
         self.cache: ModelOutput | None = None
+        self.parts = Parts()
         if drifting:
+            join_norms(model)
             for part in model.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.training = True
@@ -141,8 +150,8 @@ class Teacher:
             view = self.data.draw(self.modality, len(rows), noise.first)
 
         def compute() -> ModelOutput:
-            inputs = self.data.batch(self.modality, rows, view)
-            return look(self._forward, inputs, noise, self.views)
+            inputs = self.data.batch(self.modality, self.parts(rows), cut_view(view))
+            return look(self._forward, inputs, noise, self.views, len(rows))
 
         if step is None or self.order is not None or self.views > 1:
             return compute().keep(self.maps)
@@ -151,7 +160,7 @@ class Teacher:
     def expect(self, batches: list[torch.Tensor]) -> None:
         """Training rows that will be asked for, see `PairedData.expect`."""
         if self.cache is None and self.order is None:
-            self.data.expect(self.modality, batches, id(self))
+            self.data.expect(self.modality, self.parts.expect(batches), id(self))
 
     @torch.no_grad()
     def _forward(self, inputs: torch.Tensor) -> ModelOutput:
@@ -199,8 +208,9 @@ class Peer:
         views: int,
         fast: Fast,
     ):
-        self.model, self.data, self.modality = model, data, modality
+        self.model, self.data, self.modality = wrap(model, data.device), data, modality
         self.augments, self.views, self.fast = augments, views, fast
+        self.parts = Parts()
 
     def __call__(
         self, rows: torch.Tensor, noise: Noise, view: View | None = None, step: Hashable = None
@@ -208,14 +218,14 @@ class Peer:
         if view is None and self.augments:
             view = self.data.draw(self.modality, len(rows), noise.first)
         with self.fast.autocast(self.data.device):
-            inputs = self.data.batch(self.modality, rows, view)
-            return look(self.model, inputs, noise, self.views)
+            inputs = self.data.batch(self.modality, self.parts(rows), cut_view(view))
+            return look(self.model, inputs, noise, self.views, len(rows))
 
     def prepare(self) -> None:
         """Nothing is computed once: every step changes the network."""
 
     def expect(self, batches: list[torch.Tensor]) -> None:
-        self.data.expect(self.modality, batches, id(self))
+        self.data.expect(self.modality, self.parts.expect(batches), id(self))
 
 
 def seat_teacher(

@@ -22,6 +22,15 @@ from fdlab.training.fast import Fast, choose_fast, without
 from fdlab.training.graphs import Compiled
 from fdlab.training.state import Held, is_finite
 from fdlab.training.teacher import Noise, Peer, Shared, Teacher, look, seat_teacher
+from fdlab.training.together import (
+    Parts,
+    average_gradients,
+    collect,
+    cut_view,
+    find_any,
+    spread,
+    wrap,
+)
 
 
 class Trainer:
@@ -69,7 +78,10 @@ class Trainer:
         self.augments = _augments(config, data, config.student)
         self.noise = Noise(config.seed, device)
         self.place = data.find_places("train")
-        self.network = Compiled(self.learner.student, fast, config.train.batch_size)
+        network = wrap(self.learner.student, device)
+        self.network = Compiled(network, fast, config.train.batch_size)
+        spread(method)
+        self.parts = Parts()
         self.tally = Tally()
 
     def look(
@@ -82,9 +94,10 @@ class Trainer:
         if self.augments:
             view = self.data.draw(modality, len(rows), self.noise.first)
         views = self.learner.method.views
-        inputs = self.data.batch(modality, rows, view)
-        output = look(self.network, inputs, self.noise, views)
-        targets = self.data.targets(modality, rows, view)
+        own, seen = self.parts(rows), cut_view(view)
+        inputs = self.data.batch(modality, own, seen)
+        output = look(self.network, inputs, self.noise, views, len(rows))
+        targets = collect(self.data.targets(modality, own, seen), len(rows))
         if self.read_teacher is None:
             return output, None, targets
         shared = None
@@ -107,6 +120,12 @@ class Trainer:
                     return {}, mine, theirs, batch  # not one pixel of these has a class
             return self.learner.method(mine, theirs, batch), mine, theirs, batch
 
+    def expect(self, batches: list[torch.Tensor]) -> None:
+        """Batches that steps will be taken with, in this order."""
+        self.data.expect(self.config.student, self.parts.expect(batches), id(self))
+        if self.read_teacher is not None:
+            self.read_teacher.expect(batches)
+
     def _fold(
         self, mine: ModelOutput, theirs: ModelOutput | None, batch: Batch
     ) -> tuple[ModelOutput, ModelOutput | None, Batch]:
@@ -123,6 +142,7 @@ class Trainer:
         loss = torch.stack(list(terms.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.learner.method)
         first = not self.optimiser.state
         try:
             self.optimiser.step()
@@ -161,7 +181,7 @@ class Trainer:
         self.update(terms)
         self.tally.add(terms, mine.logits, batch.labels)
         if held is not None:
-            bad = ~is_finite(terms, self.learner.parameters())
+            bad = find_any(~is_finite(terms, self.learner.parameters()))
             held.put_back(bad)
             self.tally.skip(bad)
 
