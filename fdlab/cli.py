@@ -9,13 +9,15 @@ import logging
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from typing import NoReturn
 
 from fdlab import __version__
-from fdlab.core import processes
+from fdlab.core import processes, stop
 from fdlab.core.errors import UserError, put_on_one_line
 from fdlab.core.records import COMMAND
-from fdlab.core.stop import EXIT_CODE, Stopped
+
+LISTENING = ("train", "sweep", "reproduce")  # commands that stop in good order when told to end
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,11 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command != "train":
             processes.require_one(f"fdlab {options.command}")
-        return options.run(options) or 0
-    except Stopped as stopped:
+        with stop.listening() if options.command in LISTENING else nullcontext():
+            return options.run(options) or 0
+    except stop.Stopped as stopped:
         _complain(str(stopped))
         _complain(f"to go on: {command}")
-        return EXIT_CODE
+        return stop.EXIT_CODE
     except KeyboardInterrupt:
         print("\nfdlab: stopped; what finished is kept, the same command goes on", file=sys.stderr)
         return 130
@@ -267,7 +270,6 @@ def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
 
 
 def _reproduce(options) -> int:
-    from fdlab.core import stop
     from fdlab.execute.parameters import parse_assignments
     from fdlab.execute.suite import list_datasets, plan_suite, run_suite
 
@@ -299,19 +301,17 @@ def _reproduce(options) -> int:
         return 0
     stop.set_budget(options.time_budget)
     failures = 0
-    with stop.listening():
-        for suite in suites:
-            summary = run_suite(suite)
-            for name, error in summary.failed.items():
-                print(put_on_one_line(f"fdlab: {name} failed: {error}"), file=sys.stderr)
-            state = "report, with failures," if summary.failed else "report"
-            state = "unfinished report" if summary.stopped or summary.left else state
-            print(f"fdlab: {state} at {summary.page}")
-            if summary.stopped or summary.left:
-                reason = summary.reason or next(iter(summary.stopped.values()))
-                print(f"fdlab: stopped: {reason}; to go on: {os.environ[COMMAND]}", file=sys.stderr)
-                return stop.EXIT_CODE
-            failures += len(summary.failed)
+    for suite in suites:
+        summary = run_suite(suite)
+        for name, error in summary.failed.items():
+            print(put_on_one_line(f"fdlab: {name} failed: {error}"), file=sys.stderr)
+        state = "report, with failures," if summary.failed else "report"
+        state = "unfinished report" if summary.stopped or summary.left else state
+        print(f"fdlab: {state} at {summary.page}")
+        if summary.stopped or summary.left:
+            reason = summary.reason or next(iter(summary.stopped.values()))
+            raise stop.Stopped(f"the suite was stopped: {reason}")
+        failures += len(summary.failed)
     return 1 if failures else 0
 
 
@@ -337,7 +337,6 @@ def _set_count(flag: str, value: int | None, variable: str) -> None:
 
 
 def _sweep(options) -> int:
-    from fdlab.core import stop
     from fdlab.execute.parameters import parse_assignments
     from fdlab.studies.grid import configure_grid
     from fdlab.studies.plan import make_plan
@@ -412,7 +411,6 @@ def _train(options) -> None:
 
 
 def _train_on(device: str, options) -> None:
-    from fdlab.core import stop
     from fdlab.core.config import Direction
     from fdlab.execute.parameters import parse_assignments
     from fdlab.studies.plan import make_plan
@@ -613,13 +611,16 @@ def _runs_list(options) -> None:
             print(f"{folder.name}  damaged: {damage}")
             continue
         config, score = record.config, record.scores["validation"]
-        print(
+        line = (
             f"{record.fingerprint}  {config.label:40s} width {config.width:<3d} "
             f"epochs {config.train.epochs:<4d} {100 * score.accuracy:5.1f} %  {record.finished}"
         )
+        print(put_on_one_line(line))  # a record may come from elsewhere
     print(f"fdlab: {len(found)} runs")
+    finished = {folder.name for folder, record, _ in found if record}
     for name, step, path in list_unfinished():
-        print(f"{name}  unfinished: step {step}, {path}; the command that began it goes on")
+        if name not in finished:
+            print(f"{name}  unfinished: step {step}, {path}; the command that began it goes on")
 
 
 def _runs_show(options) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from resuming import assert_same, train_in_pieces
 from sklearn.metrics import jaccard_score
 from test_dense_laws import NAMES
 from torch import nn
@@ -19,7 +20,7 @@ from fdlab.methods import METHODS
 from fdlab.models.output import ModelOutput
 from fdlab.training import trainer as trainer_module
 from fdlab.training.evaluate import MAP, judge_samples
-from fdlab.training.loop import train
+from fdlab.training.loop import Course, train, train_in_step
 from fdlab.training.trainer import Trainer
 
 CPU, K, IMAGES = torch.device("cpu"), 4, 18
@@ -122,6 +123,17 @@ def test_every_method_trains_and_its_parameters_are_in_the_optimiser_once(data, 
         trainer.update(trainer.compare(rows)[0])
     for parameter, value in learner.method.named_parameters():
         assert not torch.equal(value, before[parameter]), parameter
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_goes_on_bit_for_bit(data, name):
+    def make():
+        teacher = make_teacher() if METHODS[name].needs else None
+        return Course(configure(name, epochs=2), data, teacher, CPU)
+
+    whole = make()
+    train_in_step([whole])
+    assert_same(whole.finish(), train_in_pieces(make, [1, 3]), name)
 
 
 def test_student_teacher_and_targets_are_of_one_view(data):

@@ -15,6 +15,7 @@ from fdlab.core.errors import UserError
 from fdlab.core.files import read_json, write_json
 
 FORMAT = 1
+RULES = ("validation", "last", "published")  # of every run's scores
 COMMAND = "FDLAB_COMMAND"  # set by the command line, for all that it starts
 # What differs between two trainings of one run on one machine; all else is the same, bit for bit.
 MEASURED = ("seconds", "peak_bytes", "finished", "sessions", "in_step", "processes")
@@ -118,6 +119,8 @@ class RunRecord:
             require_types(record)
             for part in (*record.scores.values(), *record.sessions):
                 require_types(part)
+            for rule in RULES:
+                record.scores[rule]
         except (KeyError, TypeError, AttributeError, ValueError, UserError) as error:
             raise UserError(f"{path} is no complete run record: {error}") from None
         return record

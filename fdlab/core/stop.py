@@ -27,8 +27,11 @@ FILE = "FDLAB_STOP"
 EXIT_CODE = 75  # EX_TEMPFAIL: nothing is wrong, the same command goes on later
 BUDGET = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
+LOOK = 0.5  # seconds between two looks for a file, which may be on another machine
+
 _reason = ""
 _depth = 0
+_looked = float("-inf")  # when a file was last looked for
 
 
 class Stopped(Exception):
@@ -46,9 +49,11 @@ def read_budget(text: str) -> float:
 
 
 def set_budget(text: str) -> None:
-    """This process, and whatever it starts, stops when the time is over; "" for no bound."""
+    """This process, and whatever it starts, stops when the time is over; "" for no bound. An
+    earlier end that somebody else has set stays."""
     if text:
-        os.environ[DEADLINE] = str(time.time() + read_budget(text))
+        ends = [time.time() + read_budget(text), float(os.environ.get(DEADLINE, "inf"))]
+        os.environ[DEADLINE] = str(min(ends))
 
 
 def request(reason: str) -> None:
@@ -58,13 +63,18 @@ def request(reason: str) -> None:
 
 
 def find_reason() -> str:
-    """Why to stop now; "" where there is no reason."""
+    """Why to stop now; "" where there is no reason. Files are looked for every `LOOK` seconds."""
+    global _looked
     if _reason:
         return _reason
     deadline = os.environ.get(DEADLINE)
     if deadline and time.time() >= _read_deadline(deadline):
         return "the time budget is over"
-    for path in filter(None, os.environ.get(FILE, "").split(os.pathsep)):
+    held = os.environ.get(FILE, "")
+    if not held or time.monotonic() - _looked < LOOK:
+        return ""
+    _looked = time.monotonic()
+    for path in filter(None, held.split(os.pathsep)):
         try:
             return Path(path).read_text(encoding="utf-8") or "its command was stopped"
         except OSError:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.core import paths
+from fdlab.core import paths, stop
 from fdlab.core.config import resolve_options
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.files import (
@@ -428,10 +428,16 @@ def _locate(name: str, options: dict[str, Any] | None) -> tuple[Dataset, dict[st
 
 def _build(dataset: Dataset, options: dict[str, Any], folder: Path, workers: int) -> None:
     with track(f"building {dataset.name}", 100, unit="%") as report:
+
+        def go_on(done: int, total: int) -> None:
+            if reason := stop.find_reason():
+                raise stop.Stopped(f"the store of {dataset.name} was not built ({reason})")
+            report(100 * done // max(total, 1))
+
         built = dataset.build(
             dataset.options(**options),
             workers=workers,
-            progress=lambda done, total: report(100 * done // max(total, 1)),
+            progress=go_on,
         )
     write_store(folder, dataset, options, built)
 

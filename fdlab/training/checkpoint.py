@@ -1,8 +1,9 @@
 """Checkpoints of trainings at work: whole or absent, checked, the last two kept.
 
-A checkpoint is one file, `outputs/checkpoints/<fingerprint>/<step>-<digest>.safetensors`, whose
-digest is the beginning of its bytes' SHA-256: the tensors of `Course.save`, and in the metadata
-under `state` its JSON, with the run's fingerprint and its `sessions` so far.
+A checkpoint is one file, `outputs/checkpoints/<fingerprint>/<step>-<device>-<digest>.safetensors`,
+whose digest is the beginning of its bytes' SHA-256: the tensors of `Course.save`, and in the
+metadata under `state` its JSON, with the run's fingerprint and its `sessions` so far. Its device is
+a kind, "cpu" or "cuda": their random numbers differ, so each goes on from its own.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ from fdlab.training.loop import Course
 VARIABLE = "FDLAB_CHECKPOINT_SECONDS"
 EVERY = 30.0  # seconds between two checkpoints of a training
 SHARE = 0.01  # of the time, at most, that goes into writing them
-KEPT = 2
-NAME = re.compile(r"(\d{9})-([0-9a-f]{16})\.safetensors")
+NAME = re.compile(r"(\d{9})-([a-z]+)-([0-9a-f]{16})\.safetensors")
 FORMAT = 1
 
 
@@ -39,36 +39,39 @@ def locate_checkpoints(fingerprint: str) -> Path:
     return paths.checkpoints() / fingerprint
 
 
-def list_checkpoints(fingerprint: str) -> list[tuple[int, Path]]:
-    """(step, file) of a run's checkpoints, the newest first; none of them is read."""
+def list_checkpoints(fingerprint: str, device: str = "") -> list[tuple[int, Path]]:
+    """(step, file) of a run's checkpoints, of one kind of device or of all, the newest first; none
+    of them is read."""
     folder = locate_checkpoints(fingerprint)
     names = os.listdir(folder) if folder.is_dir() else []
     found = [(name, NAME.fullmatch(name)) for name in names]
-    return sorted(((int(m[1]), folder / name) for name, m in found if m), reverse=True)
+    kept = ((int(m[1]), folder / name) for name, m in found if m and device in ("", m[2]))
+    return sorted(kept, reverse=True)
 
 
 def write_checkpoint(fingerprint: str, course: Course, state: dict[str, Any]) -> Path:
-    """Write what a course needs to go on, and remove all but the last two. state: what the run
-    keeps beside it."""
+    """Write what a course needs to go on; of those of its kind of device this one and the one
+    before it stay. state: what the run keeps beside it."""
     tensors, own = course.save()
     head = json.dumps({"format": FORMAT, "fingerprint": fingerprint} | own | state)
     copies = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     content = save(copies, metadata={"state": head})
     digest = hashlib.sha256(content).hexdigest()[:16]
-    folder = locate_checkpoints(fingerprint)
-    path = folder / f"{course.step:09d}-{digest}.safetensors"
+    folder, device = locate_checkpoints(fingerprint), course.data.device.type
+    path = folder / f"{course.step:09d}-{device}-{digest}.safetensors"
     write_bytes(path, content)
-    kept = {step for step, _ in list_checkpoints(fingerprint)[:KEPT]}
-    for step, old in list_checkpoints(fingerprint):
-        if step not in kept or (step == course.step and old != path):
+    for _, old in list_checkpoints(fingerprint, device):
+        if old not in (path, course.checkpoint):
             old.unlink(missing_ok=True)
+    for left in folder.glob(".*"):  # of a process that was killed while it wrote
+        left.unlink(missing_ok=True)
     return path
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the state of a checkpoint; a `UserError` that names the file where its bytes
     are not those that were written."""
-    _, digest = NAME.fullmatch(path.name).groups()
+    _, _, digest = NAME.fullmatch(path.name).groups()
     try:
         if not checksum(path).startswith(digest):
             raise UserError(f"{path} does not match its checksum")
@@ -84,10 +87,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     return tensors, state
 
 
-def find_checkpoints(fingerprint: str) -> dict[int, Path]:
-    """Step → file of a run's sound checkpoints, the newest first; damage is said."""
+def find_checkpoints(fingerprint: str, device: str) -> dict[int, Path]:
+    """Step → file of a run's sound checkpoints of one kind of device, the newest first; damage is
+    said, and that there are others."""
     found: dict[int, Path] = {}
-    for step, path in list_checkpoints(fingerprint):
+    for step, path in list_checkpoints(fingerprint, device):
         if step in found:
             continue
         try:
@@ -96,6 +100,9 @@ def find_checkpoints(fingerprint: str) -> dict[int, Path]:
             say(f"fdlab: {error}; an older checkpoint is used, or the run begins again")
             continue
         found[step] = path
+    others = list_checkpoints(fingerprint)
+    if others and not found and not list_checkpoints(fingerprint, device):
+        say(f"fdlab: {others[0][1]} is of another device than {device}, where the run begins again")
     return found
 
 
@@ -112,17 +119,8 @@ def drop_checkpoints(fingerprint: str) -> None:
 
 
 def resume(course: Course, path: Path) -> dict[str, Any]:
-    """Take a course to where a checkpoint was written; returns the checkpoint's state.
-
-    A checkpoint of another kind of device is an error, as its random numbers are others.
-    """
+    """Take a course to where a checkpoint was written; returns the checkpoint's state."""
     tensors, state = read_checkpoint(path)
-    device = course.data.device.type
-    if state["device"] != device:
-        raise UserError(
-            f"{path} was written on {state['device']}, and this is {device}: go on there, or "
-            "--force to begin again"
-        )
     course.load(tensors, state)
     course.checkpoint = path
     return state
@@ -154,25 +152,26 @@ class Keeper:
         if late:
             self.write()
 
-    def write(self) -> str:
-        """A checkpoint of every course that is sound; what went wrong, or ""."""
+    def write(self, only: str = "") -> str:
+        """A checkpoint of every course that is sound, or of one; what went wrong, or ""."""
         start, trouble = time.monotonic(), ""
         for name, course in self.courses.items():
             course.look()
-            if course.error is not None or processes.rank():
+            if course.error is not None or processes.rank() or only not in ("", name):
                 continue
             try:
                 course.checkpoint = write_checkpoint(name, course, self.describe(name))
             except OSError as error:
                 trouble = f"{error.strerror or error}: {error.filename or name}"
         if trouble:
-            say(f"fdlab: no checkpoint could be written ({trouble}); the training goes on")
+            say(f"fdlab: no checkpoint could be written: {trouble}")
         now = time.monotonic()
         self.due = now + max(self.every, (now - start) / SHARE if self.every else 0.0)
         return trouble
 
     def _part(self, reason: str, trouble: str) -> str:
-        first = next(iter(self.courses.values()))
+        courses = self.courses.values()
+        first = next((course for course in courses if course.error is None), next(iter(courses)))
         what = first.config.label if len(self.courses) == 1 else f"{len(self.courses)} runs"
         text = f"{what} stopped ({reason}) at {first.place}"
         if not trouble:

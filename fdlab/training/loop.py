@@ -25,6 +25,7 @@ from fdlab.training.probe import Probe, choose_steps, probe_terms, stack_probes
 from fdlab.training.schedules import poly
 from fdlab.training.state import (
     Named,
+    are_finite,
     find_generators,
     list_tensors,
     put_tensors,
@@ -140,7 +141,7 @@ class Course:
             try:
                 self.trainer.step(rows, self.step, self._probe if self.is_probed else None)
             except NotFinite as broken:
-                self._fail(str(broken), self.step + 1)
+                self._fail(f"loss/{broken}", self.step + 1)
         self.note()
 
     def _probe(self, terms: LossTerms, mine: ModelOutput, theirs: ModelOutput | None) -> None:
@@ -153,17 +154,22 @@ class Course:
         self.step += 1
 
     def look(self) -> None:
-        """Read back whether every loss of this epoch was finite so far; what was not ends the
-        run."""
+        """Read back whether every loss of this epoch, and every weight, is finite so far; what is
+        not ends the run."""
         broken = processes.share(self.trainer.tally.find_broken())
-        if broken and self.error is None:
-            self._fail(broken[0], self.epoch * self.batches + broken[1])
+        finite = processes.share(are_finite(self.trainer))
+        if self.error is not None:
+            return
+        if broken:
+            self._fail(f"loss/{broken[0]}", self.epoch * self.batches + broken[1])
+        elif not finite:  # where a finite loss had another gradient
+            self._fail("a weight", self.step)
 
-    def _fail(self, term: str, step: int) -> None:
+    def _fail(self, what: str, step: int) -> None:
         train = self.config.train
         held = f"the last good checkpoint is {self.checkpoint}"
         self.error = UserError(
-            f"{self.config.label} diverged: loss/{term} is not finite at step {step} of "
+            f"{self.config.label} diverged: {what} is not finite at step {step} of "
             f"{self.steps} (epoch {(step - 1) // self.batches + 1} of {train.epochs}); "
             f"{held if self.checkpoint else 'there is no checkpoint before it'}; try a learning "
             f"rate below {train.learning_rate}, or --on-nonfinite skip"
@@ -228,7 +234,6 @@ class Course:
             "skipped": self.skipped,
             "curves": self.trained.curves,
             "chosen": self.trained.chosen,
-            "device": self.data.device.type,
         }
 
     def load(self, tensors: Named, state: dict[str, Any]) -> None:
@@ -263,6 +268,7 @@ class Course:
         for name, value in found.get("probes", {}).items():
             step, part = name.split("/", 1)
             self.probes.setdefault(int(step), {})[part] = value.to(device)
+        self.probes = dict(sorted(self.probes.items()))  # a file has them by name
         self.step, self.epoch, self.skipped = state["step"], state["epoch"], state["skipped"]
         self.trained.curves, self.trained.chosen = state["curves"], state["chosen"]
 

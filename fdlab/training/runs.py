@@ -50,7 +50,6 @@ from fdlab.training.checkpoint import (
     Keeper,
     drop_checkpoints,
     find_checkpoints,
-    list_checkpoints,
     resume,
 )
 from fdlab.training.evaluate import judge_samples
@@ -351,7 +350,7 @@ def clean_runs(everything: bool = False) -> list[Path]:
         leftover = folder.name.startswith(".")
         name = folder.name.split(".")[1] if leftover else folder.name
         if folder.parent == paths.checkpoints():
-            leftover = open_run(paths.runs() / name) is not None  # it has served its purpose
+            leftover = find_run_damage(paths.runs() / name) is None  # it has served its purpose
         elif not leftover:
             leftover = find_run_damage(folder) is not None
         if not (everything or leftover):
@@ -418,8 +417,9 @@ def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
     runs, errors = {}, []
-    for step, part in _part_by_progress(configs).items():
-        found, wrong = _train_from(step, part, store, device)
+    for step, checkpoints in processes.decide(lambda: _part_by_progress(configs, device)):
+        part = {folder: config for folder, config in configs.items() if folder.name in checkpoints}
+        found, wrong = _train_from(step, part, checkpoints, store, device)
         runs |= found
         errors += wrong
     if errors:
@@ -427,26 +427,27 @@ def _train(configs: dict[Path, RunConfig], store: Store, device: torch.device) -
     return runs
 
 
-def _part_by_progress(configs: dict[Path, RunConfig]) -> dict[int, dict[Path, RunConfig]]:
-    """Steps taken → the runs that go on from there: the newest checkpoint that all have, or else
-    each from its own newest."""
-    parts = processes.decide(lambda: _find_parts(configs))
-    return {step: {f: c for f, c in configs.items() if f.name in names} for step, names in parts}
-
-
-def _find_parts(configs: dict[Path, RunConfig]) -> list[tuple[int, list[str]]]:
-    found = {folder: find_checkpoints(folder.name) for folder in configs}
-    if common := set.intersection(*map(set, found.values())):
-        return [(max(common), [folder.name for folder in configs])]
-    parts: dict[int, list[str]] = {}
-    for folder in configs:
-        parts.setdefault(max(found[folder], default=0), []).append(folder.name)
+def _part_by_progress(
+    configs: Iterable[Path], device: torch.device
+) -> list[tuple[int, dict[str, str]]]:
+    """(steps taken, run → checkpoint, "" for none) of the runs that go on from there together: the
+    newest checkpoints that all have, or else each from its own newest."""
+    found = {folder.name: find_checkpoints(folder.name, device.type) for folder in configs}
+    common = set.intersection(*map(set, found.values()))
+    parts: dict[int, dict[str, str]] = {}
+    for name, own in found.items():
+        step = max(common or own, default=0)
+        parts.setdefault(step, {})[name] = str(own[step]) if step else ""
     return list(parts.items())
 
 
 def _train_from(
-    step: int, configs: dict[Path, RunConfig], store: Store, device: torch.device
-) -> tuple[dict[Path, Run], list[UserError]]:
+    step: int,
+    configs: dict[Path, RunConfig],
+    checkpoints: dict[str, str],
+    store: Store,
+    device: torch.device,
+) -> tuple[dict[Path, Run], list[Exception]]:
     """Runs that stand at one step, to their ends; and the errors of those that fail."""
     first = next(iter(configs.values()))
     fast = choose_fast(device, first.train)
@@ -472,12 +473,14 @@ def _train_from(
         courses, teachers = _gather(list(configs.values()), data, fast, report)
         own = dict(zip((folder.name for folder in configs), courses, strict=True))
         for name, course in own.items() if step else ():
-            state = resume(course, dict(list_checkpoints(name))[step])
+            state = resume(course, Path(checkpoints[name]))
             before[name] = [Session(**session) for session in state["sessions"]]
             say(f"fdlab: {course.config.label} goes on from {course.place}")
+        keeper = Keeper(own, describe)
         with stop.listening():
-            train_in_step(courses, Keeper(own, describe).rest)
-    runs, errors = {}, []
+            train_in_step(courses, keeper.rest)
+    runs: dict[Path, Run] = {}
+    errors: list[Exception] = []
     for (folder, config), course, teacher in zip(configs.items(), courses, teachers, strict=True):
         try:
             trained = course.finish()
@@ -507,10 +510,18 @@ def _train_from(
             code=find_code(config, store),
             sessions=sessions,
         )
+        error: Exception | None = None
         if processes.rank() == 0:
-            record = _write(folder, record, trained)
-            drop_checkpoints(folder.name)
-        processes.wait()
+            try:
+                record = _write(folder, record, trained)
+                drop_checkpoints(folder.name)
+            except OSError as full:  # the others are written all the same
+                error = full
+                if processes.count() == 1:
+                    keeper.write(folder.name)
+        if not processes.share(error is None):
+            errors.append(error or UserError(f"{folder} could not be written"))
+            continue
         runs[folder] = _open(folder) if processes.rank() else Run(folder, record)
     return runs, errors
 

@@ -145,6 +145,12 @@ def is_finite(terms: dict[str, torch.Tensor], parameters: list[nn.Parameter]) ->
     return torch.stack([*values, norm.to(values[0].device)]).isfinite().all()
 
 
+def are_finite(trainer: Trainer) -> bool:
+    """Whether every weight that trains, and every running statistic of the student, is finite."""
+    found = [*trainer.learner.parameters(), *trainer.learner.student.buffers()]
+    return bool(torch.stack([x.detach().isfinite().all() for x in found]).all())
+
+
 def read_random(device: torch.device) -> list[torch.Tensor]:
     """States of the process's own generators, of the CPU and of the device."""
     cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
