@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import stat
 import zipfile
@@ -18,10 +19,11 @@ from fdlab.cli import main
 from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.files import checksums
+from fdlab.core.locks import holding
 from fdlab.core.records import RunRecord, Score
 from fdlab.execute import archive as archives
 from fdlab.execute.archive import export, unpack
-from fdlab.training.runs import list_runs, open_run
+from fdlab.training.runs import clean_runs, list_runs, open_run
 
 TEACHER, STUDENT, OTHER = "0" * 15 + "a", "0" * 15 + "b", "c" * 16
 MOMENTS = ("last", "predictions", "validation")
@@ -97,9 +99,8 @@ def there(tmp_path, monkeypatch, home):
 
 
 def list_files(folder: Path) -> dict[str, bytes]:
-    """Every file but locks, which hold nothing."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files if p.suffix != ".lock"}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_runs_with_weights_are_finished_elsewhere_and_their_teacher_with_them(
@@ -223,6 +224,60 @@ def test_a_disk_that_fills_up_leaves_nothing(home, there, tmp_path, monkeypatch)
     assert list_files(other) == {}
     assert not [p for p in other.rglob("*") if p.is_dir() and p.name not in
                 ("outputs", "runs", "imported")]  # fmt: skip
+
+
+def test_a_run_that_is_being_trained_here_stays(home, there, tmp_path, capsys):
+    export(tmp_path / "a.zip", [STUDENT], weights=True)
+    folder = there() / "outputs" / "runs" / STUDENT
+    with holding(folder, "a run"):
+        assert main(["runs", "import", str(tmp_path / "a.zip")]) == 0
+    said = capsys.readouterr().out
+    assert f"run {STUDENT} is being trained here and stays: process {os.getpid()}" in said
+    assert "1 runs put" in said and not folder.exists()
+    assert unpack(tmp_path / "a.zip").put == [STUDENT]
+
+
+def test_cleaning_and_another_import_leave_one_at_work_alone(home, there, tmp_path, monkeypatch):
+    export(tmp_path / "a.zip", weights=True)
+    other, plain, seen = there(), archives._put_run, []
+
+    def interfere(source, folder, record):
+        seen.append(source.parent)
+        assert clean_runs() == [] == [p for p in clean_runs(everything=True) if p in seen]
+        with pytest.raises(UserError, match=rf"another import is at work.*{os.getpid()}"):
+            unpack(tmp_path / "a.zip")
+        return plain(source, folder, record)
+
+    monkeypatch.setattr(archives, "_put_run", interfere)
+    assert unpack(tmp_path / "a.zip").put == [TEACHER, STUDENT, OTHER]
+    assert len(seen) == 3 and open_run(other / "outputs" / "runs" / OTHER) is not None
+    (left := other / "outputs" / "runs" / ".import.killed").mkdir()
+    assert clean_runs() == [left]
+
+
+def test_a_staged_run_that_lost_a_file_is_not_put(home, there, tmp_path, monkeypatch):
+    export(tmp_path / "a.zip", [OTHER], weights=True)
+    other, plain = there(), archives._put_run
+
+    def lose(source, folder, record):
+        (source / "last.safetensors").unlink()
+        return plain(source, folder, record)
+
+    monkeypatch.setattr(archives, "_put_run", lose)
+    found = unpack(tmp_path / "a.zip")
+    assert found.kept == [OTHER] and not found.put and "import again" in found.notes[0]
+    assert list_files(other) == {}
+
+
+def test_a_name_is_asked_of_those_alone_who_need_a_folder(home, there, tmp_path):
+    bare, whole = tmp_path / "bare (1).zip", tmp_path / "results (1).zip"
+    export(whole, [OTHER], weights=True)
+    export(bare, [OTHER])
+    there()
+    assert unpack(whole).put == [OTHER]
+    with pytest.raises(UserError, match=r"'bare \(1\)' is no name for a folder.*--as"):
+        unpack(bare)
+    assert unpack(bare, "bare").folder.name == "bare"
 
 
 # ---- hostile archives: each is the good one with one thing changed

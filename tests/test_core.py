@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,15 @@ import pytest
 from fdlab.core import fingerprint, paths
 from fdlab.core.config import PRESETS, Preset, TrainConfig, resolve_options, same_type
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.core.files import checksums, find_damage, read_json, replace_folder, write_json
+from fdlab.core.files import (
+    checksums,
+    find_damage,
+    put_folder,
+    read_json,
+    replace_folder,
+    restore_folder,
+    write_json,
+)
 from fdlab.core.progress import VARIABLE, listen, track
 from fdlab.core.seeding import derive_seed
 from fdlab.core.source import parse
@@ -76,6 +85,68 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     with replace_folder(target) as beside:
         (beside / "y").write_text("new")
     assert [path.name for path in target.iterdir()] == ["y"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+class Killed(BaseException):
+    """As a kill: nothing is tidied up after it."""
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name_and_a_kill_between_loses_none(
+    tmp_path, monkeypatch
+):
+    target, source = tmp_path / "run.a", tmp_path / "new"
+    for folder, text in ((target, "old"), (source, "new"), (source / "below", "new")):
+        folder.mkdir()
+        (folder / "x").write_text(text)
+    wanted = {p.stat().st_ino for p in (source / "x", source / "below" / "x", source)}
+    flushed, flush, rename = set(), os.fsync, Path.rename
+
+    def note(handle):
+        flushed.add(os.fstat(handle).st_ino)
+        flush(handle)
+
+    def die(path, to):
+        if path == source:
+            assert flushed >= wanted
+            raise Killed
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "rename", die)
+    with pytest.raises(Killed):
+        put_folder(source, target)
+    monkeypatch.undo()
+    assert not target.exists()
+    assert not restore_folder(tmp_path / "run")  # whose name begins alike
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(restore_folder, [target] * 4)) == [False] * 3 + [True]
+    assert (target / "x").read_text() == "old"
+    put_folder(source, target)
+    assert (target / "x").read_text() == "new" and not restore_folder(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.a"]
+    with pytest.raises(FileNotFoundError):
+        put_folder(tmp_path / "nothing", target)
+    assert (target / "x").read_text() == "new"
+
+
+def test_putting_and_restoring_at_once_loses_nothing(tmp_path):
+    target = tmp_path / "run"
+    with replace_folder(target) as beside:
+        (beside / "x").write_text("0")
+    with ThreadPoolExecutor(3) as pool:
+        over = False
+        watch = [pool.submit(lambda: [restore_folder(target) for _ in iter(lambda: over, True)])
+                 for _ in range(2)]  # fmt: skip
+        try:
+            for number in range(1, 100):
+                with replace_folder(target) as beside:
+                    (beside / "x").write_text(str(number))
+                assert (target / "x").read_text() == str(number)
+        finally:
+            over = True
+        for one in watch:
+            one.result(60)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -285,3 +285,16 @@ def test_an_interrupted_extraction_leaves_no_bank(tmp_path):
     make = Maker()
     keep_bank(path, make)
     assert make.calls == 1
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_no_bank(tmp_path, monkeypatch):
+    def fail(handle):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "bank.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        with pytest.raises(OSError, match="No space left") as error:
+            keep_bank(path, Maker())
+    assert error.value.filename == str(path)
+    assert not list(tmp_path.iterdir())

@@ -74,7 +74,7 @@ def test_a_plate_shows_once_and_leaves_pyplot_and_the_settings_alone(result):
 
 
 def test_tables_escape_for_latex_and_keep_their_rows(tmp_path):
-    frame = pd.DataFrame({"method": ["heads_only", "kd"], "gain (%)": ["+1.0 & more", "→ 2"]})
+    frame = pd.DataFrame({"method": ["heads_only", "kd"], "gain (%)": ["1.0 & more", "→ 2"]})
     paths = Table(frame, "50 % of all").save(tmp_path / "table")
     assert [path.suffix for path in paths] == [".csv", ".md", ".tex"]
     latex = paths[2].read_text()

@@ -405,6 +405,21 @@ def test_a_damaged_store_is_read_again_from_its_root(home, root, capsys):
     store.verify("fake")
 
 
+@pytest.mark.parametrize("open_again", [store.prepare, store.verify, store.find_dataset])
+def test_a_store_whose_replacement_was_killed_is_back(home, root, capsys, open_again):
+    folder = store.prepare("fake", root=root).folder
+    files = read_files(folder)
+    folder.rename(folder.with_name(".fake.0123abcd.old"))  # what a kill between two renames leaves
+    store._verified.clear()
+    open_again("fake")
+    assert "it is back as it was" in capsys.readouterr().err
+    assert read_files(folder) == files and store.verify("fake").folder == folder
+    (root / "decoded.log").unlink()
+    folder.rename(folder.with_name(".fake.0123abcd.old"))
+    store.prepare("fake", root=root)
+    assert read_log(root) == []  # nothing was read again
+
+
 def test_one_entry_may_read_the_store_of_another(home, root, monkeypatch):
     other = replace(DATASETS["planted"], name="half", store="planted",
                     modalities={"first": Modality("")})  # fmt: skip

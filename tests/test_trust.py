@@ -377,6 +377,24 @@ def test_tables_keep_hostile_cells_as_text(tmp_path):
             " & ", " ").replace(r"$\rightarrow$", ""))  # fmt: skip
 
 
+FORMULAS = ("=1+1", "@SUM(1)", "\t=1+1", "\r=1+1", " =1+1", "+1+cmd|' /C calc'!A0",
+            "-1+cmd|' /C calc'!A0", '-2+HYPERLINK("x")', "+A1", "-1*to!A1", "+e5")  # fmt: skip
+NUMBERS = ("+1.0", "-2", "+", "-", "-1.0e-05", "+1.0 [+0.1, +2.0]", "-3.5 % ± 0.2 %", "−1.0",
+           "-0.1 (p 0.03)", "-1.0 – −0.5", "+0.4 to +0.9", "-0.1 (n=1, no interval)", "a=b",
+           "a\r=1+1", 3, None)  # fmt: skip
+
+
+def test_a_spreadsheet_runs_no_cell_and_no_heading_and_reads_every_number(tmp_path):
+    cells = [*FORMULAS, *NUMBERS]
+    Table(pd.DataFrame({"=A1": cells}, dtype=object), "x").save(tmp_path / "t")
+    with (tmp_path / "t.csv").open(newline="") as handle:
+        head, *rows = csv.reader(handle)
+    assert head == ["'=A1"]
+    said = [f"'{cell}" for cell in FORMULAS]
+    said += ["" if cell is None else str(cell) for cell in NUMBERS]
+    assert [cell for (cell,) in rows] == [cell.replace("\r", "\n") for cell in said]
+
+
 def test_latex_has_no_sign_that_means_something():
     assert escape("a\n\nb\0\\$_{}~^") == (
         r"a b\textbackslash{}\$\_\{\}\textasciitilde{}\textasciicircum{}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -33,6 +34,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _flush_file(path: Path) -> None:
+    """What any process wrote into a file is on the disk; a link is its target's affair."""
+    if path.is_symlink():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        os.close(handle)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -81,13 +96,15 @@ def replace_file(path: Path) -> Iterator[Path]:
         with beside.open("rb+") as handle:
             os.fsync(handle.fileno())
         beside.replace(path)
+        _flush_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; on a clean exit it takes the place of `folder`."""
+    """Yield an empty folder beside `folder`; on a clean exit it takes the place of `folder`, as
+    `put_folder` says."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     beside.mkdir()
@@ -110,8 +127,14 @@ def open_to_readers(path: Path) -> None:
 def put_folder(source: Path, folder: Path) -> None:
     """Move a whole folder into the place of another, which is removed, on one file system.
 
-    Of two processes that do so at once the later one wins.
+    Its files are flushed to the disk first, so that no power cut leaves a name without content.
+    Killed in the middle, it leaves the old folder where `restore_folder` finds it. Of two processes
+    that do so at once the later one wins.
     """
+    for place, _, names in os.walk(source):
+        for name in names:
+            _flush_file(Path(place, name))
+        _flush_folder(Path(place))
     while True:
         old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
         with suppress(FileNotFoundError):
@@ -121,10 +144,45 @@ def put_folder(source: Path, folder: Path) -> None:
             break
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                restore_folder(folder)
                 raise
     _flush_folder(folder.parent)
-    for path in folder.parent.glob(f".{folder.name}.*.old"):  # a killed process's too
+    for path in _list_old(folder):  # a killed process's too
+        gone = path.with_suffix(".gone")  # what is called old is whole
+        with suppress(OSError):
+            path.rename(gone)
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.{'?' * 8}.gone"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> bool:
+    """Move back what a process that was killed inside `put_folder` had moved aside; whether so.
+
+    Nothing happens where the folder exists, nor where it cannot be written. Without a lock too it
+    takes nothing from a `put_folder` at work, which puts its folder into the place again, and of
+    several processes that restore one succeeds.
+    """
+    if folder.exists():
+        return False
+    for old in sorted(_list_old(folder), key=_tell_change, reverse=True):  # the latest first
+        try:
+            old.rename(folder)
+        except OSError:  # another process was faster
+            continue
+        _flush_folder(folder.parent)
+        return True
+    return False
+
+
+def _list_old(folder: Path) -> list[Path]:
+    return list(folder.parent.glob(f".{glob.escape(folder.name)}.{'?' * 8}.old"))
+
+
+def _tell_change(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def stays_inside(name: object) -> bool:

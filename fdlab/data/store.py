@@ -34,6 +34,7 @@ from fdlab.core.files import (
     find_inside,
     read_json,
     replace_folder,
+    restore_folder,
     write_json,
 )
 from fdlab.core.fingerprint import code_digest, digest
@@ -191,6 +192,7 @@ def _prepare_made(name: str, options: dict[str, Any] | None, workers: int, force
         return _verified[folder, name]
     if force or not folder.exists() or find_store_damage(folder):  # else no lock is needed
         with holding(folder, f"the store of {dataset.name}"):
+            _restore(folder)
             damage = None if force else find_store_damage(folder)
             if damage and folder.exists():
                 say(f"fdlab: {damage}; rebuilding the store of {dataset.name}")
@@ -216,6 +218,7 @@ def _read_files(
         raise UserError(f"{name} reads the store of {folder.name}: prepare that one")
     resolved = entry.options(**resolve_options(entry.name, entry.options, options or {}))
     with holding(folder, f"the store of {name}"):
+        _restore(folder)
         damage = find_store_damage(folder) if folder.exists() and not force else None
         if damage:
             say(f"fdlab: {damage}; reading the files of {name} again")
@@ -245,6 +248,7 @@ def verify(name: str, options: dict[str, Any] | None = None) -> Store:
     """Check every file of an existing store against its checksum, and every array's rows."""
     read = _is_read(name)
     folder = _locate_read(name) if read else _locate(name, options)[2]
+    _restore(folder)
     if not folder.is_dir():
         raise _miss(name)
     again = f"{_ask(name)} --force" if read else f"fdlab data prepare {name}"
@@ -317,13 +321,24 @@ def _locate_read(name: str) -> Path:
 
 def _read_manifest(name: str) -> dict[str, Any] | None:
     """Of a store that is read from files; None where there is none."""
+    if not NAME.fullmatch(name):
+        return None
     path = _locate_read(name) / "manifest.json"
-    if not NAME.fullmatch(name) or not path.is_file():
+    _restore(path.parent)
+    if not path.is_file():
         return None
     manifest = _read_once(path, path.stat().st_mtime_ns)
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is damaged: run `{_ask(name)} --force`")
     return manifest
+
+
+def _restore(folder: Path) -> None:
+    """A store whose replacement was killed half-way is the one that was to be replaced."""
+    if restore_folder(folder):
+        say(
+            f"fdlab: {folder} was being replaced by a process that was killed: it is back as it was"
+        )
 
 
 @lru_cache(maxsize=32)

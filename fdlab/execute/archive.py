@@ -31,8 +31,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from fdlab import __version__
 from fdlab.core import paths
 from fdlab.core.errors import UserError
@@ -42,8 +40,10 @@ from fdlab.core.files import (
     find_inside,
     put_folder,
     replace_file,
+    restore_folder,
     stays_inside,
 )
+from fdlab.core.locks import Taken, holding
 from fdlab.core.records import RunRecord
 from fdlab.core.results import read_result
 from fdlab.execute.ledger import FOLDER as DONE
@@ -96,8 +96,8 @@ class Packed:
 @dataclass(frozen=True)
 class Unpacked:
     """What an import did. put: fingerprints that are finished runs now. found: those that were
-    there already. kept: those that were there with another outcome. folder: of what else the
-    archive held, None for nothing."""
+    there already. kept: those that stay as they are here, as the notes say. folder: of what else
+    the archive held, None for nothing."""
 
     put: list[str]
     found: list[str]
@@ -110,7 +110,7 @@ class Unpacked:
         if self.found:
             said.append(f"{len(self.found)} were there already")
         if self.kept:
-            said.append(f"{len(self.kept)} were there with another outcome and stay")
+            said.append(f"{len(self.kept)} stay as they are here")
         if self.folder:
             said.append(f"the rest is at {self.folder}")
         return "; ".join(said)
@@ -172,11 +172,14 @@ def unpack(archive: Path, name: str = "") -> Unpacked:
         complete = {run for run in records if f"{RUNS}/{run}/{REQUIRED[0]}" in members}
         rest = [m for m in members if m.startswith(f"{SUITE}/") or m.split("/")[1] not in complete]
         name = name or manifest["suite"] or archive.stem
-        if not PART.fullmatch(name):
-            raise UserError(f"{name!r} is no name for a folder: expected letters, digits, - and _")
+        if rest and not PART.fullmatch(name):
+            raise UserError(
+                f"{name!r} is no name for a folder: expected letters, digits, - and _; "
+                "give another name with --as"
+            )
         target = paths.outputs() / "imported" / name
         wanted = {_place(member): members[member]["sha256"] for member in rest}
-        exists = target.exists()
+        exists = bool(rest) and target.exists()
         if exists and (damage := find_damage(target, wanted)):
             raise UserError(
                 f"{target} exists and differs ({damage}): give another name with --as, or remove it"
@@ -486,8 +489,8 @@ def _put(
     paths.runs().mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
-            # The name, with its lock, is what `fdlab runs clean` knows of unfinished work.
-            stack.enter_context(FileLock(paths.runs() / "import.lock", timeout=0))
+            # Below `.import.…`: `fdlab runs clean` takes this lock before it removes such a folder.
+            stack.enter_context(holding(paths.runs() / "import", "the import of runs", wait=False))
             runs = stack.enter_context(staged.below(paths.runs(), "import"))
             for run in sorted(complete):
                 if not (paths.runs() / run).is_dir() or find_run_damage(paths.runs() / run):
@@ -505,8 +508,9 @@ def _put(
                 notes += [why] if why else []
             if folder:
                 put_folder(folder, target)
-    except Timeout:
-        raise UserError(f"another import is at work in {paths.runs()}") from None
+    except Taken as error:
+        who = error.owner.describe()
+        raise UserError(f"another import is at work in {paths.runs()}: {who}") from None
     return Unpacked(**found, folder=target if rest else None, notes=notes)
 
 
@@ -545,7 +549,8 @@ def _put_run(source: Path, folder: Path, record: RunRecord) -> tuple[str, str]:
     """Move a whole run into its place: "put"; "found" where the same run is there; else "kept", and
     why the one that is there stays."""
     try:
-        with FileLock(f"{folder}.lock", timeout=0):
+        with holding(folder, f"run {folder.name}", wait=False):
+            restore_folder(folder)
             if folder.is_dir() and not find_run_damage(folder):
                 own = RunRecord.read(folder / RECORD)
                 if own.files == record.files:
@@ -554,9 +559,10 @@ def _put_run(source: Path, folder: Path, record: RunRecord) -> tuple[str, str]:
                 said = [f"{100 * s.accuracy:.1f} %" if s else "no score" for s in (ours, theirs)]
                 why = f"run {folder.name} is here with {said[0]}, in the archive with {said[1]}"
                 return "kept", f"{why}, and stays as it is"
-            if not source.is_dir():
+            if find_run_damage(source):
                 return "kept", f"run {folder.name} changed meanwhile: import again"
             put_folder(source, folder)
             return "put", ""
-    except Timeout:
-        return "kept", f"run {folder.name} is being trained here and stays"
+    except Taken as error:
+        who = error.owner.describe()
+        return "kept", f"run {folder.name} is being trained here and stays: {who}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import nn
 
 from fdlab.core.errors import UserError
-from fdlab.core.files import checksum, open_to_readers, write_text
+from fdlab.core.files import checksum, write_bytes, write_text
 from fdlab.core.locks import holding
 from fdlab.core.progress import say
 from fdlab.data.paired import PairedData
@@ -100,13 +99,7 @@ def keep_bank(path: Path, make: Callable[[], FeatureBank]) -> FeatureBank:
         nodes = enumerate(bank.features.items())
         arrays = {f"{place}/{node}": value for place, (node, value) in nodes}
         arrays |= {"rows": bank.rows, "labels": bank.labels}
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, beside)
-            open_to_readers(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_bytes(path, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
         write_text(seal, checksum(path) + "\n")
         return bank
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,18 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fdlab.core.files import write_text
+from fdlab.core.files import write_bytes, write_text
 from fdlab.figures.latex import write_latex
 from fdlab.figures.style import find_venue, styled
 
 FORMATS = ("pdf", "png")
 BROAD = 3  # panels side by side that have room for a label each
+# A number with its sign, and what our tables write beside one: an interval, a range, a p value, a
+# count. Every other text that begins with a sign is a formula to a spreadsheet.
+SIGNED = re.compile(
+    r"[+-]?(\d[eE][+-]?\d|\bn=\d|\b(to|p|no interval|nan|inf)\b|[\d\s.,;:/%±×+\-−–\[\]()])*",
+    re.ASCII,
+)
 
 
 class Plate:
@@ -60,7 +67,9 @@ class Plate:
             for kind in FORMATS:
                 path = stem.with_name(f"{stem.name}.{kind}")
                 metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-                self.figure.savefig(path, metadata=metadata)
+                buffer = io.BytesIO()
+                self.figure.savefig(buffer, format=kind, metadata=metadata)
+                write_bytes(path, buffer.getvalue())
                 written.append(path)
         return written
 
@@ -92,7 +101,7 @@ class Table:
         """Write `<stem>.csv`, `.md` and `.tex`."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         texts = {
-            "csv": self.frame.map(_disarm).to_csv(index=False),
+            "csv": self.frame.map(_disarm).rename(columns=_disarm).to_csv(index=False),
             "md": f"{self._to_markdown()}\n\n{write_markdown(self.caption)}\n",
             "tex": self.to_latex(),
         }
@@ -150,7 +159,12 @@ def read_markdown(text: str) -> str:
 
 def _disarm(cell: object) -> object:
     """A cell that a spreadsheet would run as a formula gets the apostrophe that makes it a text; a
-    number with its sign is none."""
-    text = str(cell)
-    signed = text[:1] in ("+", "-") and not (text[1:2].isdigit() or text in ("+", "-"))
-    return f"'{text}" if text.startswith(("=", "@")) or signed else cell
+    number with its sign is none. A carriage return, which would go unquoted and end the row, is a
+    line end."""
+    text = str(cell).replace("\r\n", "\n").replace("\r", "\n")
+    head = text.lstrip()  # a spreadsheet may drop white space before it looks
+    formula = head[:1] in ("=", "@") or text[:1] in ("\t", "\n")
+    signed = head[:1] in ("+", "-") and not SIGNED.fullmatch(head)
+    if formula or signed:
+        return f"'{text}"
+    return text if isinstance(cell, str) else cell
