@@ -34,7 +34,14 @@ from fdlab.core import paths, processes, stop
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_threads, describe_device, measure, versions
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.core.files import checksum, checksums, find_damage, replace_folder, write_bytes
+from fdlab.core.files import (
+    checksum,
+    checksums,
+    find_damage,
+    replace_folder,
+    restore_folder,
+    write_bytes,
+)
 from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.locks import Lock, Taken, holding, remove_leftovers
 from fdlab.core.progress import say, track
@@ -264,6 +271,7 @@ def ensure_pack(
                 continue
             lock = Lock(folder, f"run {folder.name} ({wanted[folder].label})")
             lock.acquire()
+            restore_folder(folder)  # of a process that was killed while it put another
             found[folder] = None if force else open_run(folder)
             if found[folder] is None:
                 missing[folder] = wanted[folder]
@@ -357,6 +365,8 @@ def clean_runs(everything: bool = False) -> list[Path]:
             continue
         try:
             with holding(paths.runs() / name, f"run {name}", wait=False):
+                if folder.suffix == ".old" and restore_folder(folder.with_name(name)):
+                    continue  # it is the run: a kill left no other
                 shutil.rmtree(folder)
                 removed.append(folder)
         except Taken as error:
