@@ -201,7 +201,7 @@ def leave_checkpoints(config, monkeypatch, steps: int) -> list[Path]:
         stop_after(patch, steps)
         with pytest.raises(stop.Stopped):
             ensure_run(config)
-    found = [path for _, path in checkpoint.list_checkpoints(locate(config))]
+    found = [path for _, path in checkpoint.list_checkpoints(locate(config), "cpu")]
     assert [int(path.name[:9]) for path in found] == [steps, steps - 1]
     return found
 
@@ -444,7 +444,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_training_goes_on(
     monkeypatch.setenv(checkpoint.VARIABLE, "0")
     assert describe(ensure_run(config)) == whole
     told = capsys.readouterr().err
-    assert "no checkpoint could be written (" in told and str(home / "outputs") in told
+    assert "no checkpoint could be written: " in told and str(home / "outputs") in told
     shutil.rmtree(home / "outputs" / "runs" / locate(config))
     stop_after(monkeypatch, 3)
     with pytest.raises(stop.Stopped, match=r"no checkpoint could be written .* begins again"):

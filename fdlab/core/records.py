@@ -15,7 +15,7 @@ from fdlab.core.errors import UserError
 from fdlab.core.files import read_json, write_json
 
 FORMAT = 1
-RULES = ("validation", "last", "published")  # of every run's scores
+RULES = ("validation",)  # of every run's scores, what lists read
 COMMAND = "FDLAB_COMMAND"  # set by the command line, for all that it starts
 # What differs between two trainings of one run on one machine; all else is the same, bit for bit.
 MEASURED = ("seconds", "peak_bytes", "finished", "sessions", "in_step", "processes")
