@@ -384,7 +384,8 @@ def _sweep(options) -> int:
         print(f"fdlab: {line}", file=sys.stderr)
     if stopped:
         print(f"fdlab: stopped: {stopped[0]}; {done} of {len(configs)} runs are done, "
-              f"{len(stopped)} left: the same command goes on", file=sys.stderr)  # fmt: skip
+              f"{len(stopped)} left", file=sys.stderr)  # fmt: skip
+        print(f"fdlab: to go on: {os.environ[COMMAND]}", file=sys.stderr)
         return stop.EXIT_CODE
     return 1 if failed else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import nbformat
 import psutil
 import pytest
 
+import fdlab
 from fdlab.cli import main
 from fdlab.core import paths, progress, stop
 from fdlab.core.errors import UserError
@@ -146,7 +148,7 @@ def test_a_failing_run_stops_no_other(plan, scheduler, monkeypatch, where):
     assert all(other.found and other.error is None for other in others)
 
 
-def test_a_worker_with_other_code_refuses_and_names_both(plan, scheduler, monkeypatch):
+def test_a_worker_with_other_code_refuses_and_names_both(plan, scheduler, monkeypatch, capsys):
     own = cluster.digest_package()
     monkeypatch.setattr(cluster, "digest_package", lambda: "0" * 16)
     config = plan.configure("text", seed=50)
@@ -154,8 +156,33 @@ def test_a_worker_with_other_code_refuses_and_names_both(plan, scheduler, monkey
         cluster.ClusterError, match=rf"worker .* with code {own}, and .* {'0' * 16}"
     ):
         ensure_runs([config, plan.configure("text", seed=51)])
+    assert main([*SWEEP, "--seeds", "50"]) == 1
+    found = capsys.readouterr()
+    assert found.out.splitlines()[-1] == "fdlab: 2 runs: 0 trained, 0 found, 2 failed, 0 left"
+    assert found.out.count("  failed\n") == 2 and f"failed: worker {os.uname()[1]}" in found.err
     monkeypatch.undo()
     assert not pool.find_missing([config]).keys() & {p.name for p in paths.runs().iterdir()}
+
+
+def swap_code(code: str) -> str:
+    """On a worker: it has other code; returns what it had."""
+    before = cluster.digest_package()
+    cluster.digest_package = lambda: code
+    return before
+
+
+def test_what_an_outdated_worker_refuses_another_trains(plan, scheduler, capsys):
+    configs = [plan.configure("text", seed=seed) for seed in range(52, 57)]
+    with distributed.Client(scheduler, set_as_default=False) as client:
+        outdated = sorted(client.scheduler_info()["workers"])[0]
+        (code,) = client.run(swap_code, "0" * 16, workers=[outdated]).values()
+        try:
+            outcomes = attempt_runs(configs)
+        finally:
+            client.run(swap_code, code, workers=[outdated])
+    assert [outcome.error for outcome in outcomes] == [None] * 5
+    told = capsys.readouterr().err
+    assert told.count(outdated) == 1 and f"has fdlab {fdlab.__version__} with code 0000" in told
 
 
 def test_a_worker_that_does_not_see_the_folder_refuses(tmp_path):
@@ -233,7 +260,9 @@ def test_a_stopped_sweep_says_what_is_left(plan, scheduler, monkeypatch, capsys)
     assert main([*SWEEP, "--seeds", "72,73", "--methods", "none,kd"]) == stop.EXIT_CODE
     found = capsys.readouterr()
     assert found.out.count("stopped") == 4 - found.out.count(" s  trained")
-    assert "the same command goes on" in found.err and "the time budget is over" in found.err
+    assert "stopped: the time budget is over; 0 of 4 runs are done, 4 left" in found.err
+    command = shlex.join(["fdlab", *SWEEP, "--seeds", "72,73", "--methods", "none,kd"])
+    assert found.err.splitlines()[-1] == f"fdlab: to go on: {command}"
     monkeypatch.setenv(stop.DEADLINE, str(time.time() - 1))
     monkeypatch.setenv(cluster.VARIABLE, scheduler)
     assert main([*SWEEP, "--seeds", "74"]) == stop.EXIT_CODE

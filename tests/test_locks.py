@@ -457,24 +457,56 @@ def read_outcome(home: Path) -> dict[str, str]:
     return {str(path.relative_to(suite)): path.read_text() for path in sorted(paths)}
 
 
-def test_a_suite_that_is_killed_again_and_again_ends_as_an_undisturbed_one(home, tmp_path):
-    write_suite(home)
+TRAIN = """
+os.environ["FDLAB_CHECKPOINT_SECONDS"] = "0"
+from fdlab.studies.plan import make_plan
+from fdlab.training.runs import ensure_run
+plan = make_plan("digits", "smoke", epochs=60)
+losses = ensure_run(plan.configure("text")).record.curves["loss/task"]
+write_text(suite / "tables" / "{stem}-rows.csv", "\\n".join(map(repr, losses)))
+write_text(suite / "tables" / "{stem}-rows.md", f"{{losses}}\\n\\nA caption.")
+write_json(suite / "results" / "{stem}.json", json.loads((home / "made.json").read_text()))
+"""
+
+
+def find_step(home: Path) -> int:
+    """Where the only run that is trained stands; 0 without a checkpoint."""
+    found = (home / "outputs" / "checkpoints").glob("*/*.safetensors")
+    return max((int(path.name[:9]) for path in found), default=0)
+
+
+def test_a_suite_that_is_killed_again_and_again_ends_as_an_undisturbed_one(home, digits, tmp_path):
+    """Each kill comes while a notebook is at work: twice while it trains, after a seeded number of
+    steps, its kernel too; then in others, their kernels left to end themselves."""
+    shutil.copytree(digits.folder, home / "outputs" / "stores" / digits.folder.name)
+    write_suite(home, data=TRAIN)
     calm = tmp_path / "calm"
     shutil.copytree(home, calm)
     with started(reproduce, [(str(calm), str(tmp_path / "log"), END)]) as (process,):
         process.join(PATIENCE)
         assert process.exitcode == 0, (tmp_path / "log").read_text()
     rng = random.Random(7)
-    for kill in range(5):
+    done, runs = home / "outputs" / "planted-quick" / "done", home / "outputs" / "runs"
+    for name in ("01_data", "01_data", "02_similarity", "03_scale"):
         with started(reproduce, [(str(home), str(home / "log"), END)]) as (process,):
-            moment = rng.uniform(0.2, 4)
-            process.join(moment)
-            if kill % 2 and process.is_alive():
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
+            stem, first, more = name[3:], find_step(home), rng.randint(3, 20)
+            if stem == "data":
+                wait_until(lambda first=first, more=more: find_step(home) >= first + more)
+                (place,) = (home / "outputs" / "checkpoints").iterdir()
+                os.kill(find_owner(runs / place.name).process, signal.SIGKILL)
+            else:
+                wait_until(lambda stem=stem: stem in (home / "began").read_text().split())
+                time.sleep(rng.uniform(0, 0.3))
+            owner = find_owner(done / f"{name}.json")
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            assert owner.process == process.pid and not (done / f"{name}.json").exists()
     with started(reproduce, [(str(home), str(home / "log"), END)]) as (process,):
         process.join(PATIENCE)
         assert process.exitcode == 0, (home / "log").read_text()
+    (record,) = runs.glob("*/record.json")
+    steps = [session["first"] for session in json.loads(record.read_text())["sessions"]]
+    assert len(steps) == 3 and steps == sorted(set(steps))  # on from where each kill left it
     outcome = read_outcome(home)
     assert outcome == read_outcome(calm) and len(outcome) == 4 + 8 + 1
     assert not list(home.rglob("*.claim*"))
@@ -528,6 +560,43 @@ def test_kernels_that_do_not_stop_are_ended_and_count_as_stopped(home, monkeypat
     assert summary.reason == "enough" and not summary.failed and not stop.find_reason()
     partial = (planned.folder / "notebooks" / "01_data.ipynb").read_text()
     assert "DeadKernelError" in partial and "time.sleep(1000)" in partial
+
+
+def test_a_notebook_whose_kernel_a_stop_ended_did_not_fail(home, monkeypatch):
+    from fdlab.execute import engine, suite
+
+    def fall(*arguments):
+        stop.request("enough")
+        raise RuntimeError("its kernel was stopped")  # as engine says of one on a cluster
+
+    write_suite(home)
+    monkeypatch.setattr(engine, "run_notebook", fall)
+    summary = suite.run_suite(suite.plan_suite(dataset="planted", only="01,02"))
+    assert summary.stopped == {"01_data": "enough"} and not summary.failed
+    assert summary.left == ["02_similarity"] and not (summary.folder / "failed").exists()
+
+
+def test_where_a_notebook_cannot_be_locked_or_looked_up_the_others_run(home, monkeypatch):
+    from fdlab.execute import ledger, suite
+
+    write_suite(home)
+    acquire, make_key = Lock.acquire, ledger.make_key
+
+    def fill(word, plain):
+        def work(first, *others, **named):
+            if word in str(getattr(first, "path", first)):
+                raise OSError(28, "No space left on device")
+            return plain(first, *others, **named)
+
+        return work
+
+    monkeypatch.setattr(Lock, "acquire", fill("01_data", acquire))
+    monkeypatch.setattr(ledger, "make_key", fill("02_similarity", make_key))
+    summary = suite.run_suite(suite.plan_suite(dataset="planted", only="01,02,03", jobs=2))
+    full = "OSError: [Errno 28] No space left on device"
+    assert summary.failed == {"01_data": full, "02_similarity": full}
+    assert list(summary.ran) == ["03_scale"] and not summary.left
+    assert f"01_data failed: {full}" in re.sub(r"<[^>]*>", "", summary.page.read_text())
 
 
 def test_what_failed_is_in_the_report_until_it_runs(home, monkeypatch):

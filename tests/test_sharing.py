@@ -8,8 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,24 +224,90 @@ def test_where_there_is_a_reason_to_stop_nothing_more_starts():
     assert len(began) == 1 and count_free() == 2
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_workers_that_were_told_to_end_did_not_fail(told, monkeypatch):
+def test_workers_that_were_told_to_end_did_not_fail(monkeypatch):
     """Whoever ends every process of a command breaks the pool before the workers have answered."""
 
     fallen = Future()
     fallen.set_exception(BrokenProcessPool())
-    monkeypatch.setattr(pool, "_follow", lambda *given: iter([(0, fallen)]))
+
+    def follow(*given):
+        stop.request("SIGTERM")
+        yield 0, fallen
+
+    monkeypatch.setattr(pool, "_follow", follow)
     monkeypatch.setattr(pool, "gather_packs", lambda asked, size: [[config] for config in asked])
     monkeypatch.setattr(pool, "count_workers", lambda: 2)
     missing, failed = {name: SimpleNamespace() for name in "ab"}, {}
     with stop.listening():
-        if told:
-            stop.request("SIGTERM")
-            assert not pool._train_here(missing, "cpu", lambda: None, failed)
-            assert [type(error) for error in failed.values()] == [stop.Stopped] * 2
-        else:
-            with pytest.raises(UserError, match="was killed, perhaps for memory"):
-                pool._train_here(missing, "cpu", lambda: None, failed)
+        staff = pool._Staff(ExitStack(), nullcontext)
+        assert not pool._train_here(missing, "cpu", staff, failed)
+        assert [str(error) for error in failed.values()] == ["SIGTERM"] * 2
+        assert {type(error) for error in failed.values()} == {stop.Stopped}
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def train_or_die(pack: list, device: str) -> None:
+    """In a worker: "killer" ends its process whenever it runs, once "victim" is at work too."""
+    ((name, log),) = ((each.name, each.log) for each in pack)
+    with log.open("a") as handle:
+        handle.write(f"{name}\n")
+    if name == "killer":
+        while "victim" not in read_lines(log):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "victim" and read_lines(log).count(name) == 1:
+        time.sleep(60)  # ended with the pool
+    with log.open("a") as handle:
+        handle.write(f"end {name}\n")
+
+
+def test_a_run_that_kills_its_process_is_found_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
+    monkeypatch.setenv("FDLAB_WORKERS", "2")
+    monkeypatch.setattr(pool, "ensure_pack", train_or_die)
+    monkeypatch.setattr(pool, "gather_packs", lambda asked, size: [[config] for config in asked])
+    log, failed = tmp_path / "log", {}
+    names = ["killer", "victim", "third", "fourth"]
+    missing = {name: SimpleNamespace(name=name, log=log) for name in names}
+    with pool._spreading(), ExitStack() as stack:
+        staff = pool._Staff(stack, lambda: pool._open_pool(2))
+        assert pool._train_here(missing, "cpu", staff, failed) == set(names[1:])
+    assert set(failed) == {"killer"} and isinstance(failed["killer"], UserError)
+    assert "was killed, perhaps for memory: 2 ran side by side" in str(failed["killer"])
+    assert "set FDLAB_WORKERS to fewer" in str(failed["killer"])
+    lines = read_lines(log)
+    assert lines.count("killer") == 2 and "end killer" not in lines
+    assert all(lines.count(name) == lines.count(f"end {name}") == 1 for name in names[2:])
+    second = len(lines) - lines[::-1].index("killer") - 1
+    before, after = set(lines[:second]), lines[second:]
+    beside = {name for name in names[1:] if name in before and f"end {name}" not in before}
+    assert not beside or (beside == {"victim"} and "victim" in after)  # was at work, and is lost
+
+
+def wait_for_a_stop(folder: Path) -> None:
+    """In a worker: what a training does."""
+    (folder / "began").touch()
+    end = time.monotonic() + 60
+    while not (reason := stop.find_reason()) and time.monotonic() < end:
+        time.sleep(0.02)
+    (folder / "ended").write_text(reason)
+
+
+def test_an_interrupt_of_the_command_alone_reaches_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
+    monkeypatch.setenv(stop.FILE, str(tmp_path / "outer"))  # as in a suite's kernel
+    with pytest.raises(KeyboardInterrupt), pool._spreading(), pool._open_pool(1) as opened:
+        future = opened.submit(wait_for_a_stop, tmp_path)
+        while not (tmp_path / "began").exists():
+            assert not future.done()
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+    assert (tmp_path / "ended").read_text() == "the command was interrupted"
+    assert not stop.find_reason() and not list(tmp_path.rglob("outer"))
+    assert not list(tmp_path.rglob(".stop-*"))
 
 
 @pytest.fixture()

@@ -12,6 +12,8 @@ import pytest
 
 from fdlab.core import stop
 from fdlab.core.errors import UserError
+from fdlab.core.parent import tell_children
+from fdlab.training.pool import _Job
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,17 @@ def test_a_stop_reaches_whatever_was_started(tmp_path):
         assert child.communicate(timeout=30)[0].strip() == "SIGTERM"
     assert stop.FILE not in os.environ
     assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written_a_stop_is_still_heard(tmp_path, monkeypatch):
+    def refuse(*given, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    with stop.spreading(tmp_path):
+        assert tell_children() == "" and not _Job({}, [], {}).halts()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert tell_children() == "SIGTERM" and _Job({}, [], {}).halts()
 
 
 def test_what_is_started_inside_stops_with_the_block_around_it(tmp_path):

@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does."""
+"""Processes that end when the one that started them does, or says so."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import time
 from fdlab.core import stop
 
 GRACE = 60.0  # seconds for work that stops by itself to save what it has
+
+
+def tell_children() -> str:
+    """The reason to stop, if any; whatever this process started is told of it (`stop.spread`).
+
+    On a full disk they are told where an empty file can still be made; else they are not.
+    """
+    try:
+        return stop.spread()
+    except OSError:
+        return stop.find_reason()
 
 
 def follow_parent(parent: int) -> None:

@@ -23,7 +23,7 @@ from fdlab.core.device import VISIBLE, choose_device, cores, list_devices, share
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.fingerprint import digest
 from fdlab.core.locks import Lock, Taken
-from fdlab.core.parent import GRACE
+from fdlab.core.parent import GRACE, tell_children
 from fdlab.core.progress import VARIABLE, listen, say, track
 from fdlab.data.store import find_dataset
 from fdlab.execute import engine, ledger
@@ -237,37 +237,41 @@ class _Work:
     def go_on(self, place: int) -> None:
         """Take a notebook and run it, until none waits; `place` numbers the threads."""
         while (taken := self._take()) is not None:
-            name, lock = taken
+            name, lock, outcome = taken
             try:
-                self._note(name, _run_one(self.suite, name, self.events, place))
+                self._note(name, outcome or _run_one(self.suite, name, self.events, place))
             finally:
                 lock.release()
 
-    def _take(self) -> tuple[str, Lock] | None:
+    def _take(self) -> tuple[str, Lock, _Outcome | None] | None:
         """The first notebook that nobody is at, locked; where there is none, the first of all, once
-        whoever is at it has ended."""
+        whoever is at it has ended. See `_lock`."""
         with self.gate:
             if not self.waiting or stop.find_reason():
                 return None
-            locks = {name: self._lock(name) for name in self.waiting}
-            name = next(filter(lambda name: _is_free(locks[name]), locks), "")
-            lock = locks.get(name)
-            name = name or self.waiting[0]
+            taken = next(filter(None, (self._lock(name, False) for name in self.waiting)), None)
+            name = taken[0] if taken else self.waiting[0]
             self.waiting.remove(name)
-        if lock is None:
-            lock = locks[name]
-            try:
-                lock.acquire()
-            except stop.Stopped:
-                return None
+        taken = taken or self._lock(name)
+        if taken is None:
+            return None
         with self.gate:
             self.summary.left.remove(name)
             self.running.append(name)
             self.report(self.summary.count(), ", ".join(self.running))
-        return name, lock
+        return taken
 
-    def _lock(self, name: str) -> Lock:
-        return Lock(ledger.locate_record(self.suite.folder, name), f"notebook {name}")
+    def _lock(self, name: str, wait: bool = True) -> tuple[str, Lock, _Outcome | None] | None:
+        """A notebook and its lock, held; one that cannot be made, as on a full disk, has failed.
+        None where somebody else has it, or where a stop ended the wait."""
+        lock = Lock(ledger.locate_record(self.suite.folder, name), f"notebook {name}")
+        try:
+            lock.acquire(wait)
+        except (Taken, stop.Stopped):
+            return None
+        except OSError as error:
+            return name, lock, _fail(self.suite, name, error)
+        return name, lock, None
 
     def _note(self, name: str, outcome: _Outcome) -> None:
         summary = self.summary
@@ -283,15 +287,6 @@ class _Work:
             self.report(summary.count(), ", ".join(self.running))
 
 
-def _is_free(lock: Lock) -> bool:
-    """Whether a lock could be taken at once; it is then held."""
-    try:
-        lock.acquire(wait=False)
-    except Taken:
-        return False
-    return True
-
-
 def _wait_all(futures: list[Future]) -> None:
     """Raise the first error, or the keyboard's interrupt, as soon as it comes; tell the kernels of
     a reason to stop, and end those that take no heed of it."""
@@ -300,33 +295,26 @@ def _wait_all(futures: list[Future]) -> None:
         done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
         for future in done:
             future.result()
-        if _spread() and patience is None:
+        if tell_children() and patience is None:
             patience = time.monotonic() + GRACE
         if patience is not None and time.monotonic() >= patience:
             engine.stop_kernels()
 
 
-def _spread() -> str:
-    try:
-        return stop.spread()
-    except OSError:  # a full disk: kernels are not told, and end after the time of grace
-        return stop.find_reason()
-
-
 def _run_one(suite: SuiteRun, name: str, events: str, place: int) -> _Outcome:
     """Run a notebook, whose lock is held, unless it is done already."""
     source = _source(name)
-    own = {k: v for k, v in suite.values.items() if k in read_parameters(source)}
-    key = ledger.make_key(source, own, suite.folder)
-    reason = None if suite.force else ledger.find_reason(suite.folder, name, key)
-    if reason is None and not suite.force:
-        return _Outcome("found")
-    if reason:
-        say(f"fdlab: {name} runs again: {reason}")
-    start = time.perf_counter()
+    target = suite.folder / "notebooks" / f"{name}.ipynb"
     try:
+        own = {k: v for k, v in suite.values.items() if k in read_parameters(source)}
+        key = ledger.make_key(source, own, suite.folder)
+        reason = None if suite.force else ledger.find_reason(suite.folder, name, key)
+        if reason is None and not suite.force:
+            return _Outcome("found")
+        if reason:
+            say(f"fdlab: {name} runs again: {reason}")
+        start = time.perf_counter()
         ledger.forget(suite.folder, name)
-        target = suite.folder / "notebooks" / f"{name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         environment = _make_environment(suite, events, place)
         engine.run_notebook(source, target, own, paths.root(), environment)
@@ -341,8 +329,16 @@ def _run_one(suite: SuiteRun, name: str, events: str, place: int) -> _Outcome:
         text = f"{_first_line(f'{error.ename}: {error.evalue}')} (see {target})"
         with suppress(Exception):
             export_notebook(target)
+        return _fail(suite, name, text)
     except Exception as error:  # a full disk, a kernel that does not start: the others go on
-        text = _first_line(f"{type(error).__name__}: {error}")
+        if ended := stop.find_reason():  # as for one that was killed while it started
+            return _Outcome("stopped", error=ended)
+        return _fail(suite, name, error)
+
+
+def _fail(suite: SuiteRun, name: str, error: Exception | str) -> _Outcome:
+    """A notebook's failure, noted for the report where that can be."""
+    text = error if isinstance(error, str) else _first_line(f"{type(error).__name__}: {error}")
     with suppress(OSError):
         ledger.note_failed(suite.folder, name, text)
     return _Outcome("failed", error=text)

@@ -47,6 +47,12 @@ class ClusterError(UserError):
     """The cluster, or a worker of it, cannot do this work at all: no other run would do better."""
 
 
+class Refused(ClusterError):
+    """What a worker, at the address `worker`, cannot do; another may."""
+
+    worker = ""
+
+
 class Crew:
     """The workers of a scheduler, as an executor for what `make_task` makes."""
 
@@ -57,17 +63,33 @@ class Crew:
         self._executor = client.get_executor(pure=False, retries=0)
         self._asked, self._count = -ASK, 0
         self._said = False
+        self._left_out: set[str] = set()
 
     def submit(self, task: Callable[[], Any]) -> Future:
-        return self._executor.submit(task)
+        if not self._left_out:
+            return self._executor.submit(task)
+        others = {"workers": self._list_workers(), "allow_other_workers": True}  # if those are lost
+        return self._client.get_executor(pure=False, retries=0, **others).submit(task)
+
+    def leave_out(self, refusal: Refused) -> bool:
+        """Send nothing more to a worker that refused, which is said; whether there are others."""
+        if refusal.worker not in self._left_out:
+            say(f"fdlab: {refusal}")
+        self._left_out.add(refusal.worker)
+        self._asked = -ASK
+        return bool(self._list_workers())
+
+    def _list_workers(self) -> list[str]:
+        """Addresses of those that there are now, and that did not refuse."""
+        try:
+            return sorted(set(self._client.nthreads()) - self._left_out)
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(_describe_loss(self.address)) from error
 
     def count(self) -> int:
         """Workers that there are now; they come and go. Says so, once, where there are none."""
         if time.monotonic() - self._asked >= ASK:
-            try:
-                self._count = len(self._client.nthreads())
-            except (OSError, TimeoutError) as error:
-                raise ClusterError(_describe_loss(self.address)) from error
+            self._count = len(self._list_workers())
             self._asked = time.monotonic()
         if not self._count and not self._said:
             say(f"fdlab: no worker at {self.address}: waiting for one")
@@ -75,8 +97,9 @@ class Crew:
         return self._count
 
     def count_room(self) -> int:
-        """Tasks that the workers may be given at a time."""
-        return QUEUED * self.count()
+        """Tasks that the workers may be given at a time; none waits where a worker refused, or that
+        worker would help itself to it."""
+        return (1 if self._left_out else QUEUED) * self.count()
 
 
 @contextmanager
@@ -203,15 +226,22 @@ def _refuse(task: dict[str, Any]) -> None:
     here = f"worker {_name_worker()}"
     asked, found = ((task["version"], task["code"]), (fdlab.__version__, digest_package()))
     if asked != found:
-        raise ClusterError(
+        raise _make_refusal(
             f"{here} has fdlab {found[0]} with code {found[1]}, and {asked[0]} with code "
             f"{asked[1]} was sent work: expected the same; install it there and start it again"
         )
     for path in task["needs"]:
         if not Path(path).exists():
-            raise ClusterError(
+            raise _make_refusal(
                 f"{here} does not see {path}: expected FDLAB_HOME to be a folder that all share"
             )
+
+
+def _make_refusal(text: str) -> Refused:
+    refusal = Refused(text)
+    found = _find_task()
+    refusal.worker = found[0].address if found else ""
+    return refusal
 
 
 def hear(environment: dict[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,8 @@ from fdlab.core.device import (
 from fdlab.core.errors import UserError
 from fdlab.core.fingerprint import digest
 from fdlab.core.locks import find_owner
-from fdlab.core.parent import follow_parent
-from fdlab.core.progress import VARIABLE, listen, track
+from fdlab.core.parent import follow_parent, tell_children
+from fdlab.core.progress import VARIABLE, listen, say, track
 from fdlab.core.slots import claim_core, claiming
 from fdlab.core.stop import Stopped
 from fdlab.data.store import prepare
@@ -104,16 +104,17 @@ def attempt_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[
     trained: set[str] = set()
     remote = bool(os.environ.get(cluster.VARIABLE))
     with ExitStack() as stack:
-        # Opened by the first who needs it; its processes stay, as each takes seconds to start.
         begin = functools.cache(lambda: stack.enter_context(_spreading()))
         opened = cluster.open_crew if remote else partial(_open_pool, count_workers(), device)
-        hire = functools.cache(lambda: stack.enter_context(opened()))
+        staff = _Staff(stack, opened)
         for wave in (find_teachers(configs), configs):
             missing = _leave_out(find_missing(wave), failed)
-            if missing:
+            if missing and staff.trouble is None:
                 begin()
                 train = _train_there if remote else _train_here
-                trained |= train(missing, device, hire, failed)
+                trained |= train(missing, device, staff, failed)
+            elif missing:
+                failed |= dict.fromkeys(missing, staff.trouble)
     return [_report(config, failed, trained, device) for config in configs]
 
 
@@ -177,10 +178,30 @@ def gather_packs(configs: Iterable[RunConfig], size: int) -> list[list[RunConfig
     ]
 
 
+@dataclass
+class _Staff:
+    """Whoever trains: hired by the first who needs them, and kept, as processes take seconds to
+    start. trouble: why they can do nothing at all."""
+
+    stack: ExitStack
+    opened: Callable[[], AbstractContextManager]
+    hired: Any = None
+    trouble: Exception | None = None
+
+    def hire(self) -> Any:
+        if self.hired is None:
+            self.hired = self.stack.enter_context(self.opened())
+        return self.hired
+
+    def dismiss(self) -> None:
+        """They are lost: whoever needs some hires others."""
+        self.hired = None
+
+
 def _train_here(
     missing: dict[str, RunConfig],
     device: str,
-    hire: Callable[[], Executor],
+    staff: _Staff,
     failed: dict[str, Exception],
 ) -> set[str]:
     """Train on this machine: fingerprints of what was; errors are noted in `failed`."""
@@ -195,50 +216,118 @@ def _train_here(
                 place = _take(waiting, job.is_free)
                 job.note(place, _attempt(tasks[place]))
         return job.finish()
-    pool = hire()
     with track("training", len(missing), unit="run") as report:
-        ended = _follow(pool, tasks, lambda: workers, sharing, job.is_free, job.halts)
-        for place, future in ended:
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                if reason := stop.find_reason():  # it was told to end, and did not fail
-                    job.note(place, Stopped(reason))
-                    continue
-                raise UserError(
-                    f"a training process was killed, perhaps for memory: {workers} ran side by "
-                    "side, set FDLAB_WORKERS to fewer"
-                ) from None
+        for place, error in _train_side_by_side(tasks, workers, sharing, staff, job):
             job.note(place, error)
             report(job.count())
     return job.finish()
 
 
+def _train_side_by_side(
+    tasks: list[Callable[[], Any]],
+    workers: int,
+    sharing: bool,
+    staff: _Staff,
+    job: _Job,
+) -> Iterator[tuple[int, BaseException | None]]:
+    """(place, error) of every task as it ends, until the job halts.
+
+    With one process its whole pool is lost. What was at work is then tried once more, from its
+    checkpoints and nothing beside it, so that a run that kills its process is known by it; the
+    rest goes on side by side.
+    """
+    left = list(range(len(tasks)))
+
+    def follow(places: list[int], most: int) -> Iterator[tuple[int, BaseException | None]]:
+        pool = staff.hire()
+        own = [tasks[place] for place in places]
+        ended = _follow(
+            pool,
+            own,
+            lambda: most,
+            sharing,
+            lambda index: job.is_free(places[index]),
+            lambda: job.halts() or staff.hired is not pool,
+        )
+        for index, future in ended:
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                staff.dismiss()
+                if reason := stop.find_reason():  # it was told to end, and did not fail
+                    error = Stopped(reason)
+            yield places[index], error
+
+    while left and not job.halts():
+        lost = []
+        for place, error in follow(list(left), workers):
+            left.remove(place)
+            if isinstance(error, BrokenProcessPool):
+                lost.append(place)
+            else:
+                yield place, error
+        if lost:
+            say(f"fdlab: a training process was killed; {len(lost)} of {workers} go on, one by one")
+        for place in lost:
+            for _, error in follow([place], 1):
+                if isinstance(error, BrokenProcessPool):
+                    error = UserError(
+                        f"a training process was killed, perhaps for memory: {workers} ran side by "
+                        "side, then this one alone, set FDLAB_WORKERS to fewer"
+                    )
+                yield place, error
+
+
 def _train_there(
     missing: dict[str, RunConfig],
     device: str,
-    hire: Callable[[], cluster.Crew],
+    staff: _Staff,
     failed: dict[str, Exception],
 ) -> set[str]:
-    """Train on a cluster's workers, each of which chooses its device; see `_train_here`."""
-    crew = hire()
+    """Train on a cluster's workers, each of which chooses its device; see `_train_here`.
+
+    What the cluster cannot do is the error of all that it has left to do.
+    """
+    crew = staff.hire()
     job = _Job.make(missing, max(crew.count(), 1), failed)
     with _hear() as progress, track("training", len(missing), unit="run") as report:
         tasks = [_make_task(pack, device, progress) for pack in job.packs]
-        ended = _follow(crew, tasks, crew.count_room, False, job.is_free, job.halts)
-        for place, future in ended:
+        try:
+            for place, error in _train_far(tasks, crew, job):
+                job.note(place, error)
+                report(job.count())
+        except cluster.ClusterError as error:
+            staff.trouble = error
+            failed |= {name: error for name in missing if name not in job.over | failed.keys()}
+    return job.finish()
+
+
+def _train_far(
+    tasks: list[Callable[[], Any]], crew: cluster.Crew, job: _Job
+) -> Iterator[tuple[int, BaseException | None]]:
+    """(place, error) of every task as it ends, until the job halts; a worker that refuses is left
+    out, and what it was sent goes to the others. Raises `ClusterError` where there are none."""
+    places = list(range(len(tasks)))
+    while places:
+        refused = []
+        own = [tasks[place] for place in places]
+        is_free = functools.partial(lambda places, index: job.is_free(places[index]), places)
+        for index, future in _follow(crew, own, crew.count_room, False, is_free, job.halts):
+            place = places[index]
             try:
                 error = future.exception()
             except CancelledError as cancelled:
                 error = cancelled
             if error is not None:
                 error = cluster.explain(error, job.packs[place][0].label, crew.address)
+            if isinstance(error, cluster.Refused) and crew.leave_out(error):
+                refused.append(place)
+                continue
             if isinstance(error, cluster.ClusterError):
                 raise error
             for name in job.names(place) if error is None else ():
                 cluster.await_file(paths.runs() / name / "record.json")
-            job.note(place, error)
-            report(job.count())
-    return job.finish()
+            yield place, error
+        places = refused
 
 
 def _make_task(pack: list[RunConfig], device: str, progress: str) -> Callable[[], None]:
@@ -288,7 +377,7 @@ class _Job:
 
     def halts(self) -> bool:
         """Whether nothing new shall start; whoever trains hears of it."""
-        return bool(stop.spread()) or any(isinstance(e, Stopped) for e in self.failed.values())
+        return bool(tell_children()) or any(isinstance(e, Stopped) for e in self.failed.values())
 
     def note(self, place: int, error: BaseException | None) -> None:
         """The end of a pack; of one that failed, some runs may be there."""
@@ -321,25 +410,15 @@ def _attempt(task: Callable[[], Any]) -> Exception | None:
 
 @contextmanager
 def _spreading() -> Iterator[None]:
-    """A stop of this process reaches those that train for it; one that was started with a file
-    to look at is told by it, and so are they."""
-    if stop.FILE in os.environ:
+    """A stop of this process reaches those that train for it, and nobody else."""
+    paths.outputs().mkdir(parents=True, exist_ok=True)
+    with stop.spreading(paths.outputs()):
         yield
-    else:
-        paths.outputs().mkdir(parents=True, exist_ok=True)
-        with stop.spreading(paths.outputs()):
-            yield
 
 
 def _is_at_work(name: str) -> bool:
     """Whether some process trains the run of a fingerprint just now."""
     return find_owner(paths.runs() / name) is not None
-
-
-def _heed_stop(left: int) -> None:
-    """Where there is a reason to stop, start nothing more."""
-    if left and (reason := stop.find_reason()):
-        raise stop.Stopped(f"{reason}, with {left} left to do; the same command goes on")
 
 
 def _take(waiting: list[int], is_free: Callable[[int], bool]) -> int:
@@ -406,7 +485,7 @@ def _follow(
     is so, nothing new starts, and what is at work comes to its end.
     """
     bound = sharing and not os.environ.get("FDLAB_WORKERS")
-    waiting, busy = list(range(len(tasks))), {}
+    waiting, busy, watched = list(range(len(tasks))), {}, False
     try:
         while waiting or busy:
             if halts():
@@ -418,13 +497,20 @@ def _follow(
                 if busy and not (free and (core or not bound)):
                     break
                 place = _take(waiting, is_free)
-                busy[pool.submit(tasks[place])] = place, core
+                busy[_submit(pool, tasks[place])] = place, core
+                watched = False
             if not waiting and not room and halts():
                 break  # what was handed out has nobody to end it
             if not busy:
                 time.sleep(POLL if waiting else 0)  # until somebody is there to work
                 continue
             over, _ = wait(busy, POLL, FIRST_COMPLETED)
+            full = isinstance(pool, ProcessPoolExecutor) and len(busy) == count_workers()
+            if full and not over and not watched:
+                # The executor notices the death of a process only if it was asked for something
+                # after that process had begun; where all are there, this begins no other.
+                _submit(pool, os.getpid)
+                watched = True
             for future in over:
                 place, core = busy.pop(future)
                 if core:
@@ -436,10 +522,21 @@ def _follow(
                 core.release()
 
 
+def _submit(pool: Executor | cluster.Crew, task: Callable[[], Any]) -> Future:
+    """Of a pool whose process was lost just now: as if the task had been at work in it."""
+    try:
+        return pool.submit(task)
+    except BrokenProcessPool as error:
+        future: Future = Future()
+        future.set_exception(error)
+        return future
+
+
 @contextmanager
 def _open_pool(workers: int, device: str = "cpu") -> Iterator[Executor]:
     """Processes that report their progress here, and that end when this process does.
 
+    Where the block ends with an error, trainings in them are told to stop, as they are waited for.
     Each sees its own share of the CUDA devices, unless one of them is asked for by its number.
     """
     chosen = choose_device(device)
@@ -455,6 +552,11 @@ def _open_pool(workers: int, device: str = "cpu") -> Iterator[Executor]:
         )
         try:
             yield pool
+        except BaseException:
+            if stop.is_listening():  # else nobody would forget the reason
+                stop.request("the command was interrupted")
+                tell_children()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
