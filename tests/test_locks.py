@@ -533,10 +533,10 @@ def test_a_suite_stops_in_good_order_and_goes_on(home, how):
         assert process.exitcode == stop.EXIT_CODE, text
     assert "4 notebooks: 0 ran, 0 found, 1 stopped (01_data), 3 left" in text
     reason = "SIGTERM" if how == "SIGTERM" else "the time budget is over"
-    assert text.rstrip().splitlines()[-1] == (
-        f"fdlab: stopped: {reason}; to go on: fdlab reproduce --dataset planted "
-        + " ".join(arguments)
-    )
+    assert text.rstrip().splitlines()[-2:] == [
+        f"fdlab: the suite was stopped: {reason}",
+        "fdlab: to go on: fdlab reproduce --dataset planted " + " ".join(arguments),
+    ]
     suite = home / "outputs" / "planted-quick"
     assert "Stopped" in (suite / "notebooks" / "01_data.ipynb").read_text()
     assert not (suite / "failed").exists() and not list((home / "outputs").glob(".stop-*"))
