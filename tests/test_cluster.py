@@ -314,7 +314,7 @@ def write_notebook(folder: Path, name: str, parameters: str, code: str) -> None:
 def test_a_run_that_kills_its_workers_is_named(plan, scheduler, monkeypatch):
     task = cluster.make_task("os:_exit", {"status": 9})
     monkeypatch.setattr(pool, "_make_task", lambda pack, device, events: task)
-    (killed,) = attempt_runs([plan.configure("text", seed=55)])
+    (killed,) = attempt_runs([plan.configure("text", seed=955)])
     assert isinstance(killed.error, UserError)
     assert "text none seed 55: 2 workers died while they ran it" in str(killed.error)
 
