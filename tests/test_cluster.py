@@ -316,7 +316,7 @@ def test_a_run_that_kills_its_workers_is_named(plan, scheduler, monkeypatch):
     monkeypatch.setattr(pool, "_make_task", lambda pack, device, events: task)
     (killed,) = attempt_runs([plan.configure("text", seed=955)])
     assert isinstance(killed.error, UserError)
-    assert "text none seed 55: 2 workers died while they ran it" in str(killed.error)
+    assert "text none seed 955: 2 workers died while they ran it" in str(killed.error)
 
 
 @pytest.mark.parametrize(

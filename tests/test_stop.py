@@ -74,7 +74,7 @@ def test_a_handler_of_someone_elses_stays():
 
 def test_a_stop_reaches_whatever_was_started(tmp_path):
     code = "import time; from fdlab.core import stop\nwhile not stop.find_reason(): time.sleep(.02)"
-    code += "\nprint(stop.find_reason())"
+    code += "\nprint(stop.find_reason())"  # once found it stays found
     with stop.spreading(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         assert stop.spread() == ""

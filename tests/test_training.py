@@ -207,7 +207,7 @@ def test_a_run_starts_from_a_local_file_and_its_content_counts(plan, digits, tmp
 def test_a_diverging_run_is_one_line_that_names_it(plan, digits):
     recipe = dataclasses.replace(plan.train, learning_rate=1e6)
     config = dataclasses.replace(plan.configure("text"), train=recipe)
-    told = r"diverged: loss/task is not finite at step \d of 6 \(epoch \d of 2\); there is no "
+    told = r"diverged: a weight is not finite at step 3 of 6 \(epoch 1 of 2\); there is no "
     told += "checkpoint before it; try a learning rate below"
     with pytest.raises(UserError, match=told):
         ensure_run(config)

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fdlab.core.errors import UserError
@@ -32,6 +32,7 @@ LOOK = 0.5  # seconds between two looks for a file, which may be on another mach
 _reason = ""
 _depth = 0
 _looked = float("-inf")  # when a file was last looked for
+_found = "", ""  # the paths of which one had a file, and what it said
 
 
 class Stopped(Exception):
@@ -64,22 +65,22 @@ def request(reason: str) -> None:
 
 def find_reason() -> str:
     """Why to stop now; "" where there is no reason. Files are looked for every `LOOK` seconds."""
-    global _looked
+    global _looked, _found
     if _reason:
         return _reason
     deadline = os.environ.get(DEADLINE)
     if deadline and time.time() >= _read_deadline(deadline):
         return "the time budget is over"
     held = os.environ.get(FILE, "")
-    if not held or time.monotonic() - _looked < LOOK:
+    if not held:
         return ""
-    _looked = time.monotonic()
-    for path in filter(None, held.split(os.pathsep)):
-        try:
-            return Path(path).read_text(encoding="utf-8") or "its command was stopped"
-        except OSError:
-            pass
-    return ""
+    if held != _found[0] and time.monotonic() - _looked >= LOOK:
+        _looked = time.monotonic()
+        for path in filter(None, held.split(os.pathsep)):
+            with suppress(OSError):
+                said = Path(path).read_text(encoding="utf-8")
+                _found = held, said or "its command was stopped"
+    return _found[1] if held == _found[0] else ""
 
 
 def _read_deadline(text: str) -> float:
