@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     options = _build_parser().parse_args(arguments)
+    before = _read_settings()
     command = os.environ.setdefault(COMMAND, _describe_command(arguments))
     try:
         if options.command != "train":
@@ -63,8 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
             _complain(f"error: {processes.LOSS}")
         return 1
     finally:
-        if os.environ.get(COMMAND) == command:
-            del os.environ[COMMAND]
+        for name in _read_settings():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _read_settings() -> dict[str, str]:
+    """Those of the environment; what a command's options set there ends with the command."""
+    return {name: value for name, value in os.environ.items() if name.startswith("FDLAB_")}
 
 
 def _describe_command(arguments: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -18,6 +20,18 @@ def isolated_home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FDLAB_HOME", str(home))
         yield home
+
+
+@pytest.fixture(autouse=True)
+def kept_settings(isolated_home):
+    """A test leaves no setting behind, which the next one of its process would obey."""
+    before = {k: v for k, v in os.environ.items() if k.startswith("FDLAB_")}
+    yield
+    after = {k: v for k, v in os.environ.items() if k.startswith("FDLAB_")}
+    for name in after:
+        del os.environ[name]
+    os.environ.update(before)
+    assert after == before
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,11 @@ from fdlab.core.files import read_json, write_json
 FORMAT = 1
 RULES = ("validation",)  # of every run's scores, what lists read
 COMMAND = "FDLAB_COMMAND"  # set by the command line, for all that it starts
-# What differs between two trainings of one run on one machine; all else is the same, bit for bit.
-MEASURED = ("seconds", "peak_bytes", "finished", "sessions", "in_step", "processes")
+# Of a record; all else is the same, bit for bit, whenever one machine trains the run again.
+CIRCUMSTANCES = (
+    "seconds", "peak_bytes", "finished", "sessions", "in_step", "processes",
+    "device", "versions", "fast", "package",
+)  # fmt: skip
 
 
 def describe_command() -> str:
@@ -104,6 +107,11 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         write_json(path, self.as_dict())
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """All of the record but when, where and how fast it was computed."""
+        return {k: v for k, v in self.as_dict().items() if k not in CIRCUMSTANCES}
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:

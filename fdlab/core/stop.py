@@ -53,8 +53,9 @@ def set_budget(text: str) -> None:
     """This process, and whatever it starts, stops when the time is over; "" for no bound. An
     earlier end that somebody else has set stays."""
     if text:
-        ends = [time.time() + read_budget(text), float(os.environ.get(DEADLINE, "inf"))]
-        os.environ[DEADLINE] = str(min(ends))
+        end = time.time() + read_budget(text)
+        earlier = os.environ.get(DEADLINE)
+        os.environ[DEADLINE] = str(min(end, _read_deadline(earlier)) if earlier else end)
 
 
 def request(reason: str) -> None:

@@ -553,7 +553,7 @@ def _put_run(source: Path, folder: Path, record: RunRecord) -> tuple[str, str]:
             restore_folder(folder)
             if folder.is_dir() and not find_run_damage(folder):
                 own = RunRecord.read(folder / RECORD)
-                if own.files == record.files:
+                if own.outcome == record.outcome:
                     return "found", ""
                 ours, theirs = (r.scores.get("validation") for r in (own, record))
                 said = [f"{100 * s.accuracy:.1f} %" if s else "no score" for s in (ours, theirs)]

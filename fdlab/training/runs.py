@@ -271,11 +271,11 @@ def ensure_pack(
                 continue
             lock = Lock(folder, f"run {folder.name} ({wanted[folder].label})")
             lock.acquire()
+            locks.callback(lock.release)
             restore_folder(folder)  # of a process that was killed while it put another
             found[folder] = None if force else open_run(folder)
             if found[folder] is None:
                 missing[folder] = wanted[folder]
-                locks.callback(lock.release)
             else:
                 lock.release()
         for folder in missing if force else ():
