@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pywt
 import scipy.fft
 import scipy.spatial.distance
 import scipy.special
@@ -372,6 +375,51 @@ def mlkd_terms(g, released=False):
         "class": weight * by_class,
         "batch": weight * by_batch,
     }
+
+
+GRIDS = {
+    **{4: (2, 2), 12: (3, 4), 28: (4, 7), 40: (5, 8), 67: (1, 67)},
+    **{100: (10, 10), 120: (10, 12), 200: (10, 20)},
+}  # classes → rows and columns, by hand
+
+
+def wavelet_bands(z, wavelet="haar", levels=1, mode="zero"):
+    """Band → PyWavelets' coefficients of one sample's grid, the details one array per level."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a level is deep for so small a grid
+        low, *details = pywt.wavedec2(z.reshape(GRIDS[len(z)]), wavelet, mode, levels)
+    across, along, both = zip(*details, strict=True)  # PyWavelets' horizontal, vertical, diagonal
+    return {"LL": [low], "LH": across, "HL": along, "HH": both}
+
+
+def wavelet_distance(z_s, z_t, o):
+    """FiGKD's details, sample by sample and band by band."""
+    order = np.arange(z_s.shape[1])
+    if o.get("order") == "random":
+        words = f"classes\x1f{len(order)}\x1f{o.get('order_seed', 0)}".encode()
+        seed = int.from_bytes(hashlib.sha256(words).digest()[:8], "big") // 2
+        order = np.random.default_rng(seed).permutation(len(order))
+    kind = o.get("wavelet", "haar"), o.get("levels", 1), o.get("mode", "zero")
+    power, total = {"l1": 1, "l2": 2}[o.get("distance", "l1")], 0.0
+    for s, t in zip(z_s[:, order], z_t[:, order], strict=True):
+        mine, theirs = wavelet_bands(s, *kind), wavelet_bands(t, *kind)
+        for band in o.get("bands", "LH+HL+HH").split("+"):
+            for a, b in zip(mine[band], theirs[band], strict=True):
+                total += np.mean(np.abs(b - a) ** power)
+    return total / len(z_s)
+
+
+def figkd_terms(g):
+    o = g.o
+    views = {"": (g.z_s, g.z_t)} | ({"_strong": (g.v_s, g.v_t)} if o.get("two_view") else {})
+    if o.get("base", "ce") == "ce":
+        terms = {f"task{view}": cross_entropy(s, g.y) for view, (s, _) in views.items()}
+    else:
+        terms = mlkd_terms(replace(g, o={}), released=o["base"] == "mlkd_released")
+    terms = {name: o.get("alpha", 1.0) * term for name, term in terms.items()}
+    for view, pair in views.items():
+        terms[f"details{view}"] = o.get("beta", 1.0) * wavelet_distance(*pair, o)
+    return terms
 
 
 def rkd_terms(g):

@@ -44,6 +44,19 @@ EQUAL = Sizes(Side(12), Side(12), 4, torch.arange(8) % 4)
         ("crd", {"units": 12.5}, "expected int"),
         ("mlkd", {"temperature": 4.0}, "Choices: task_weight, weight"),
         ("rkd", {"angle_weight": -2.0}, "finite number from 0"),
+        ("figkd", {"bands": "details"}, "bands is 'details': expected some of LL"),
+        ("figkd", {"bands": "HL+LH"}, "in this order, such as LH"),
+        ("figkd", {"bands": "LH+LH"}, "each once"),
+        ("figkd", {"bands": ""}, "expected some of LL"),
+        ("figkd", {"distance": "l3"}, "Choices: l1, l2"),
+        ("figkd", {"wavelet": "harr"}, "wavelet is 'harr'"),
+        ("figkd", {"levels": 0}, "levels is 0"),
+        ("figkd", {"mode": "zeros"}, "did you mean 'zero'"),
+        ("figkd", {"mode": "reflect", "levels": 2}, "a side has one position"),
+        ("figkd", {"base": "kd"}, "Choices: ce, mlkd, mlkd_released"),
+        ("figkd", {"order": "shuffled"}, "Choices: label, random"),
+        ("figkd", {"temperature": 4.0}, "Choices: alpha, beta, bands"),
+        ("figkd", {"beta": -1.0}, "beta is -1.0"),
         ("fdcmkd", {"bands": "middle"}, "Choices: both, low, high"),
         ("fdcmkd", {"bands": "low", "frequency": False}, "without frequency there are none"),
         ("fdcmkd", {"basis": "fft"}, "Choices: dft, dct"),
@@ -117,7 +130,7 @@ def test_equal_widths_or_no_teacher_take_no_projection():
     assert {head.weight.shape for head in alone.task_heads.values()} == {(4, 9)}
 
 
-@pytest.mark.parametrize("name", ["none", "kd", "dist", "dkd", "mlkd", "rkd", "pkt"])
+@pytest.mark.parametrize("name", ["none", "kd", "dist", "dkd", "mlkd", "figkd", "rkd", "pkt"])
 def test_methods_of_logits_and_of_relations_take_any_widths_as_they_are(name):
     method = build_method(name, {}, Sizes(Side(9), Side(12), 4))
     assert not list(method.parameters())

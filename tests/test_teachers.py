@@ -203,8 +203,10 @@ def test_too_many_maps_to_store_are_computed_per_batch_with_the_same_values(
         torch.testing.assert_close(one.maps[name], two.maps[name])
 
 
-def test_two_views_differ_and_a_pair_shares_its_first(plan, data):
-    trainer = make_trainer(plan, data, "mlkd")
+@pytest.mark.parametrize("method, options", [("mlkd", {}), ("figkd", {"two_view": True})])
+def test_two_views_differ_and_a_pair_shares_its_first(plan, data, method, options):
+    config = complete(plan.configure("image", method, "audio", options=options))
+    trainer = Trainer(config, data, load_teacher(config, data)[0], CPU)
     mine, theirs, _ = trainer.look(data.rows["train"][:8])
     for output in (mine, theirs):
         assert isinstance(output.second, ModelOutput)

@@ -11,7 +11,7 @@ import pywt
 import torch
 
 from fdlab.core.errors import UserError
-from fdlab.spectral.wavelets import decompose
+from fdlab.spectral.wavelets import MODES, decompose, keep_low
 
 WAVELETS = ("haar", "db2", "sym4")
 SIDES = [(8, 8), (7, 9), (5, 8), (8, 5), (1, 67), (67, 1), (1, 1), (2, 3), (16, 12)]
@@ -35,6 +35,47 @@ def test_every_band_is_pywavelets(sides, wavelet, levels):
     for level, bands in enumerate(details, start=1):  # finest first, PyWavelets' last
         for place, band in enumerate(wanted[-level]):
             np.testing.assert_allclose(bands[:, :, place].numpy(), band, rtol=1e-10, atol=1e-13)
+
+
+GRIDS = [(10, 10), (10, 20), (10, 12), (1, 67), (5, 8), (4, 7), (2, 3), (1, 1)]
+
+
+def list_modes(sides) -> list[str]:
+    """PyWavelets' own; nothing is there to reflect beside a single position."""
+    return [mode for mode in MODES if min(sides) > 1 or "reflect" not in mode]
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "bior2.2"])
+@pytest.mark.parametrize("sides", GRIDS, ids=str)
+def test_every_mode_at_an_edge_is_pywavelets(sides, wavelet, dtype, close):
+    assert set(MODES) == set(pywt.Modes.modes)
+    x = 0.3 * draw(3, 1, *sides)
+    for mode in list_modes(sides):
+        low, (details,) = decompose(torch.from_numpy(x).to(dtype), wavelet, 1, mode)
+        wanted, three = pywt.dwt2(x, wavelet, mode, axes=(-2, -1))
+        assert low.dtype == details.dtype == dtype
+        largest = max(1, np.abs(wanted).max())  # modes that extrapolate grow beyond the edge
+        for found, band in ((low, wanted), (details, np.stack(three, 2))):
+            np.testing.assert_allclose(found.numpy(), band, rtol=0, atol=close * largest)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "bior2.2"])
+@pytest.mark.parametrize("sides", [(8, 8), (10, 12), (9, 7), (1, 67)], ids=str)
+def test_the_low_part_and_the_rest_are_what_pywavelets_rebuilds_from_each(sides, wavelet, levels):
+    x = draw(2, 3, *sides)
+    for mode in list_modes(sides):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a level is deep for so small a map
+            parts = pywt.wavedec2(x, wavelet, mode, levels, axes=(-2, -1))
+        without = [np.zeros_like(parts[0]), *parts[1:]]
+        parts[1:] = [tuple(np.zeros_like(band) for band in level) for level in parts[1:]]
+        found = keep_low(torch.from_numpy(x), wavelet, levels, mode).numpy()
+        for part, coefficients in ((found, parts), (x - found, without)):
+            wanted = pywt.waverec2(coefficients, wavelet, mode, axes=(-2, -1))
+            wanted = wanted[..., : sides[0], : sides[1]]
+            np.testing.assert_allclose(part, wanted, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
@@ -63,11 +104,12 @@ def test_a_single_row_is_its_own_low_band_in_the_details():
 
 
 @pytest.mark.parametrize("wavelet, sides", [("haar", (5, 8)), ("db2", (4, 3)), ("sym4", (1, 6))])
-def test_the_transform_passes_a_gradient_check(wavelet, sides):
+@pytest.mark.parametrize("mode", ["zero", "symmetric"])
+def test_the_transform_passes_a_gradient_check(wavelet, sides, mode):
     x = torch.from_numpy(draw(1, 2, *sides)).requires_grad_()
 
     def bands(x):
-        low, details = decompose(x, wavelet, 2)
+        low, details = decompose(x, wavelet, 2, mode)
         return low, *details
 
     assert torch.autograd.gradcheck(bands, (x,), atol=1e-9, rtol=1e-7)
@@ -86,9 +128,16 @@ def test_the_oracles_order_of_details_is_finest_first():
 
 
 @pytest.mark.parametrize(
-    "wavelet, levels, message",
-    [("harr", 1, "wavelet is 'harr'"), ("morl", 1, "'morl'"), ("haar", 0, "levels is 0")],
+    "options, message",
+    [
+        (("harr",), "wavelet is 'harr'"),
+        (("morl",), "'morl'"),
+        (("haar", 0), "levels is 0"),
+        (("haar", 1, "symetric"), "did you mean 'symmetric'"),
+        (("haar", 2, "reflect"), "a side has one position"),
+    ],
 )
-def test_an_unknown_wavelet_and_no_level_are_refused(wavelet, levels, message):
+@pytest.mark.parametrize("transform", [decompose, keep_low])
+def test_a_transform_that_there_is_none_of_is_refused(transform, options, message):
     with pytest.raises(UserError, match=message):
-        decompose(torch.zeros(1, 1, 4, 4), wavelet, levels)
+        transform(torch.zeros(1, 1, 2, 4), *options)

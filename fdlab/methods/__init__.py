@@ -91,6 +91,8 @@ METHODS = _Methods(
         "catkd": "fdlab.methods.catkd:CATKD",
         "ofa": "fdlab.methods.ofa:OFA",
         "freekd": "fdlab.methods.freekd:FreeKD",
+        # of the other papers' own, those of which no code is public: reconstructions
+        "figkd": "fdlab.methods.figkd:FiGKD",
         # segmentation alone: FD-CMKD's Table 5
         "mmanet": "fdlab.methods.mmanet:MMANet",
         "cirkd": "fdlab.methods.cirkd:CIRKD",

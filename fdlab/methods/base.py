@@ -88,9 +88,9 @@ class Method(nn.Module):
     reads, of "logits", "feature" and the kinds of maps (`MAPS`, see `Side.pick`); empty for a
     method without a teacher. compares: the loss terms that set the student against the teacher.
     strength: the options that multiply those terms, which a search scales. teaching: what becomes
-    of the teacher. views: 2 for a method that sees every sample in a stronger view too. tasks: what
-    it is defined for; in segmentation see `fdlab.methods.pixels`. dense_options: its defaults in
-    segmentation, where they differ.
+    of the teacher. views: 2 for a method that sees every sample in a stronger view too; where its
+    options say so, the built method has its own. tasks: what it is defined for; in segmentation see
+    `fdlab.methods.pixels`. dense_options: its defaults in segmentation, where they differ.
     Options: a frozen dataclass of hyperparameters, every one with a default.
     """
 

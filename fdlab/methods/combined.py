@@ -34,6 +34,7 @@ class Combined(Method):
         self.methods = nn.ModuleDict()
         for _, part in self.parts:
             self.methods[part] = METHODS[part](sizes, _pick_options(part, options))
+        self.views = max(method.views for method in self.methods.values())
 
     @classmethod
     def check_task(cls, task: str, options: Any) -> None:

@@ -3,39 +3,79 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import numpy as np
 import pywt
 import torch
 from torch.nn import functional
 
-from fdlab.core.errors import UserError
+from fdlab.core.errors import UserError, name_unknown
+from fdlab.models.precision import in_full_precision
+
+MODES = tuple(pywt.Modes.modes)  # how a map goes on beyond its edges, by PyWavelets' names
+
+
+def require_transform(wavelet: str, levels: int, mode: str) -> None:
+    _find_filters(wavelet)  # refuses what is no wavelet
+    if levels < 1:
+        raise UserError(f"levels is {levels}: expected a whole number from 1")
+    if mode not in MODES:
+        raise name_unknown("boundary mode", mode, MODES)
 
 
 def decompose(
-    x: torch.Tensor, wavelet: str = "haar", levels: int = 1
+    x: torch.Tensor, wavelet: str = "haar", levels: int = 1, mode: str = "zero"
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """(N, C, H, W) → the low band (N, C, h, w), and per level, finest first, the detail bands
     (N, C, 3, h_j, w_j).
 
     The three are PyWavelets' horizontal, vertical and diagonal details: high-pass down the columns,
-    along the rows, and both. Edges are padded with zeros (PyWavelets' mode "zero"), so that an odd
-    side keeps its energy; with even sides Haar's transform is orthonormal.
+    along the rows, and both. mode: how the map goes on beyond its edges, by PyWavelets' names. By
+    default with zeros, so that an odd side keeps its energy, where the other modes do not; with
+    even sides Haar's transform is orthonormal and never looks beyond an edge.
     """
-    if levels < 1:
-        raise UserError(f"levels is {levels}: expected a whole number from 1")
-    taps = len(_find_filters(wavelet)[0])
+    require_transform(wavelet, levels, mode)
     low, details = x, []
     for _ in range(levels):
-        padding = []
-        for size in reversed(low.shape[2:]):
-            out = (size + taps - 1) // 2
-            padding += [taps - 2, 2 * out - size]
-        padded = functional.pad(low, padding) if any(padding) else low
-        bands = _split_haar(padded) if taps == 2 else _split(padded, wavelet)
+        bands = _split_padded(low, wavelet) if mode == "zero" else _multiply(low, wavelet, mode)
         low = bands[:, :, 0]
         details.append(bands[:, :, 1:])
     return low, details
+
+
+@in_full_precision
+def keep_low(
+    x: torch.Tensor, wavelet: str = "haar", levels: int = 1, mode: str = "zero"
+) -> torch.Tensor:
+    """(N, C, H, W) → what its low band alone rebuilds, of the same shape.
+
+    The rest, x - keep_low(x), is what the details alone rebuild, since the transform is linear and
+    its inverse exact.
+    """
+    require_transform(wavelet, levels, mode)
+    down, along = (
+        _make_smoother(size, wavelet, levels, mode, x.dtype, x.device) for size in x.shape[2:]
+    )
+    return down @ x @ along.T
+
+
+def _split_padded(x: torch.Tensor, wavelet: str) -> torch.Tensor:
+    """One level of a map among zeros → LL and the details (N, C, 4, h, w)."""
+    taps, padding = len(_find_filters(wavelet)[0]), []
+    for size in reversed(x.shape[2:]):
+        out = (size + taps - 1) // 2
+        padding += [taps - 2, 2 * out - size]
+    padded = functional.pad(x, padding) if any(padding) else x
+    return _split_haar(padded) if taps == 2 else _split(padded, wavelet)
+
+
+@in_full_precision
+def _multiply(x: torch.Tensor, wavelet: str, mode: str) -> torch.Tensor:
+    """`_split_padded` in any mode: a product with PyWavelets' transform of each side, which costs
+    more and is meant for small maps."""
+    down, along = (_make_analysis(size, wavelet, mode, x.dtype, x.device) for size in x.shape[2:])
+    return torch.einsum("aph,nchw,bqw->ncbapq", down, x, along).flatten(2, 3)
 
 
 def _split(x: torch.Tensor, wavelet: str) -> torch.Tensor:
@@ -62,6 +102,39 @@ def _make_kernel(wavelet: str, dtype: torch.dtype, device: torch.device) -> torc
     pairs = [(low, low), (high, low), (low, high), (high, high)]
     kernels = np.stack([np.outer(down, along) for down, along in pairs])[:, None]
     return torch.tensor(kernels, dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_analysis(
+    size: int, wavelet: str, mode: str, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """(2, h, size) low-pass and high-pass: PyWavelets' transform of every unit vector."""
+    _require_extension(size, mode)
+    parts = pywt.dwt(np.eye(size), wavelet, mode, axis=0)
+    return torch.tensor(np.stack(parts), dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_smoother(
+    size: int, wavelet: str, levels: int, mode: str, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """(size, size): PyWavelets' inverse of every unit vector's low band, its details set to 0."""
+    left, taps = size, len(_find_filters(wavelet)[0])
+    for _ in range(levels):
+        _require_extension(left, mode)
+        left = pywt.dwt_coeff_len(left, taps, mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a level is deep for so short a side
+        low, *details = pywt.wavedec(np.eye(size), wavelet, mode, levels, axis=0)
+    parts = [low, *map(np.zeros_like, details)]
+    rebuilt = pywt.waverec(parts, wavelet, mode, axis=0)[:size]
+    return torch.tensor(rebuilt, dtype=dtype, device=device)
+
+
+def _require_extension(size: int, mode: str) -> None:
+    """A reflection about a side's last position needs another one to reflect."""
+    if size == 1 and mode in ("reflect", "antireflect"):
+        raise UserError(f"mode is {mode!r} and a side has one position: expected more, or 'zero'")
 
 
 @functools.lru_cache(maxsize=16)

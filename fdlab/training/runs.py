@@ -74,6 +74,7 @@ CODE = (
     "fdlab.models",
     "fdlab.spectral.bands",
     "fdlab.spectral.bases",
+    "fdlab.spectral.grids",
     "fdlab.spectral.wavelets",
     "fdlab.training",
 )
