@@ -590,22 +590,29 @@ def _methods(options) -> None:
 
 
 def _models(options) -> None:
-    import torch
-
     from fdlab.models import MODELS
+    from fdlab.models.count import (
+        WORDS,
+        build_on_meta,
+        count_macs,
+        count_parameters,
+        find_published,
+    )
 
-    classes, channels, words = 1000, 3, 30_522  # ImageNet's, and BERT's vocabulary
-    print(f"At width 64 and for {classes} classes.\n")
+    print("At width 64. MACs: multiply-accumulates of convolutions and linear layers, one input.\n")
     for name, build in MODELS.items():
-        with torch.device("meta"):
-            model = build((channels, 224, 224), classes, 64, words)
-        count = sum(p.numel() for p in model.parameters())
+        model, (shape, classes) = build_on_meta(name), find_published(name)
+        count = count_parameters(model)
         head = sum(p.numel() for k, p in model.named_parameters() if k.startswith(model.head))
-        takes = f"{words:,} words" if model.inputs == "tokens" else f"{channels} channels"
-        print(f"{name:14s} {build.__doc__.splitlines()[0]}")
+        if model.inputs == "tokens":
+            takes, macs = f"{WORDS:,} words", ""
+        else:
+            takes = "×".join(map(str, shape))
+            macs = f", {count_macs(model, shape) / 1e6:,.1f} million MACs"
+        print(f"{name:16s} {build.__doc__.splitlines()[0]}")
         print(
-            f"{'':14s} {takes}: D = {model.feature_width}, {count:,} parameters, "
-            f"{count - head:,} without the classifier"
+            f"{'':16s} {takes}, {classes} classes: D = {model.feature_width}, "
+            f"{count:,} parameters, {count - head:,} without the classifier{macs}"
         )
 
 

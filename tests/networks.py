@@ -6,8 +6,14 @@ import torch
 from torch import nn
 
 from fdlab.models import MODELS
+from fdlab.models.count import find_published
 
 WORDS, LENGTH, SIDE = 20, 6, 64
+ZOO = [name for name in MODELS if find_published(name)[1] == 100]  # those of the CIFAR benchmark
+# Of one class with a smaller one, which stands for them where a law takes long.
+DEEPER = {f"resnet{n}" for n in ("14", "20", "32", "44", "56", "110", "32x4", "34_cifar")}
+DEEPER |= {"wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg13"}
+LAWFUL = [name for name in MODELS if name not in DEEPER]
 
 
 def plant(model: nn.Module, seed: int = 0) -> nn.Module:

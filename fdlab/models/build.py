@@ -78,10 +78,15 @@ def place(model: nn.Module, device: torch.device, channels_last: bool = True) ->
     Channels-last is about 1.2 times as fast on the CPU. With fewer than eight channels a side, the
     CPU's channels-last convolution of torch 2.13 writes outside its buffers in the backward pass
     and the process dies, so such networks keep the ordinary layout. One channel a side, as in a
-    convolution of each channel by itself, is another routine and safe.
+    convolution of each channel by itself, is another routine and safe. Each group of a
+    grouped convolution is held to the same, which is our caution: no failure of one is known.
     """
     sizes = [size for p in model.parameters() if p.ndim == 4 for size in p.shape[:2]]
     narrow = any(1 < size < 8 and size != 3 for size in sizes)
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d) and part.groups > 1:
+            each = part.in_channels // part.groups, part.out_channels // part.groups
+            narrow |= any(1 < size < 8 for size in each)
     if not channels_last or (device.type == "cpu" and narrow):
         return model.to(device)
     return model.to(device, memory_format=torch.channels_last)

@@ -27,7 +27,7 @@ def in_full_precision(loss: Callable[..., Any]) -> Callable[..., Any]:
         values = tuple(map(widen, values))
         named = {name: widen(value) for name, value in named.items()}
         device = next(v.device.type for v in values if isinstance(v, torch.Tensor))
-        if not torch.is_autocast_enabled(device):
+        if device == "meta" or not torch.is_autocast_enabled(device):  # meta has no autocast
             return loss(*values, **named)
         with torch.autocast(device, enabled=False):
             return loss(*values, **named)
