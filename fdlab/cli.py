@@ -132,6 +132,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add_choice(sub)
     sub.add_argument("--direction", default="", help="teacher to student, such as audio2image")
     sub.add_argument("--student", default="", help="modality, for a method without a teacher")
+    sub.add_argument("--networks", default="", metavar="TEACHER-STUDENT",
+                     help="other networks than the data set's, such as vgg13-vgg8, or vgg13 for a "
+                     "method without a teacher")  # fmt: skip
     sub.add_argument("--method", default="none", help="see `fdlab methods`")
     sub.add_argument("--seed", type=int, default=0)
     _add_sizes(sub)
@@ -151,6 +154,12 @@ def _build_parser() -> argparse.ArgumentParser:
     add_choice(sub)
     sub.add_argument("--methods", default="none,fdcmkd", help="with commas; see `fdlab methods`")
     sub.add_argument("--directions", default="", help="with commas (default: the data set's)")
+    sub.add_argument(
+        "--pairs",
+        default="",
+        metavar="PAIRS",
+        help="networks within one modality, such as vgg13-vgg8",
+    )
     sub.add_argument("--seeds", default="", help="with commas (default: the preset's)")
     sub.add_argument("--jobs", type=int, default=None, metavar="N",
                      help="runs at a time (default: one per core, or per CUDA device)")  # fmt: skip
@@ -364,7 +373,8 @@ def _sweep(options) -> int:
         device=options.device,
     )
     values = parse_assignments(options.values)
-    configs = configure_grid(plan, _split(options.methods), _split(options.directions), values)
+    ways, pairs = _split(options.directions), _split(options.pairs)
+    configs = configure_grid(plan, _split(options.methods), ways, values, pairs)
     _set_dask(options)
     plan.open_store()
     outcomes = attempt_runs(configs, device=plan.device)
@@ -421,6 +431,7 @@ def _train(options) -> None:
 def _train_on(device: str, options) -> None:
     from fdlab.core.config import Direction
     from fdlab.execute.parameters import parse_assignments
+    from fdlab.methods import METHODS
     from fdlab.studies.plan import make_plan
     from fdlab.training.runs import ensure_run
 
@@ -433,14 +444,20 @@ def _train_on(device: str, options) -> None:
         **_read_sizes(options),
         device=device,
     )
-    if bool(options.direction) == bool(options.student):
-        raise UserError("give either --direction, such as audio2image, or --student, such as image")
     student, teacher = options.student, None
+    if not options.direction and not student and len(plan.modalities) == 1:
+        (student,) = plan.modalities
+        teacher = student if METHODS[options.method].needs else None
+    elif bool(options.direction) == bool(student):
+        raise UserError("give either --direction, such as audio2image, or --student, such as image")
     if options.direction:
         way = Direction.parse(options.direction, plan.modalities)
         student, teacher = way.student, way.teacher
+    names = dict(
+        zip(("network", "teacher_network"), _read_networks(options, teacher), strict=False)
+    )
     values = parse_assignments(options.values)
-    config = plan.configure(student, options.method, teacher, options.seed, values)
+    config = plan.configure(student, options.method, teacher, options.seed, values, **names)
     recipe = dataclasses.replace(config.train, deterministic=options.deterministic)
     config = dataclasses.replace(config, weights=options.weights, train=recipe)
     processes.decide(lambda: plan.open_store() and None)  # built once, by the first
@@ -457,6 +474,16 @@ def _train_on(device: str, options) -> None:
     if record.skipped:
         print(f"fdlab: {record.skipped} steps were not finite and were skipped")
     print(f"fdlab: run at {run.folder}")
+
+
+def _read_networks(options, teacher: str | None) -> list[str]:
+    """The student's network and the teacher's, where they are named."""
+    from fdlab.core.config import Pair
+
+    if teacher is None or not options.networks:
+        return [options.networks] if options.networks else []
+    pair = Pair.parse(options.networks)
+    return [pair.student, pair.teacher]
 
 
 def _data_list(options) -> None:

@@ -27,7 +27,7 @@ from fdlab.training.runs import (
     fingerprint,
     list_runs,
 )
-from fdlab.training.schedules import poly
+from fdlab.training.schedules import find_rate
 from fdlab.training.teacher import CACHING, Noise, Teacher
 
 CPU = torch.device("cpu")
@@ -42,9 +42,9 @@ def test_the_schedule_is_the_papers():
     recipe = TrainConfig()
     for epoch in (0, 1, 50, 99):
         expected = 1e-4 + (0.01 - 1e-4) * (1 - epoch / 100) ** 0.9
-        assert poly(recipe, epoch) == pytest.approx(expected, rel=1e-12)
+        assert find_rate(recipe, epoch) == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError):
-        poly(recipe, 100)
+        find_rate(recipe, 100)
 
 
 def test_the_same_seed_gives_the_same_record(plan, digits):

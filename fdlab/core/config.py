@@ -13,6 +13,7 @@ from typing import Any
 from fdlab.core.errors import UserError, name_unknown
 
 SEPARATOR = "2"  # audio2image: teacher audio, student image
+PAIR = "-"  # vgg13-vgg8: teacher vgg13, student vgg8
 OPTIMISERS = ("sgd", "adam")
 PRECISIONS = ("auto", "float32", "bf16")
 ON_NONFINITE = ("stop", "skip")
@@ -85,8 +86,9 @@ class Direction:
 
     @classmethod
     def parse(cls, text: str, modalities: list[str]) -> Direction:
-        """Read `teacher2student`; both must be among `modalities` and differ."""
-        choices = [str(cls(a, b)) for a in modalities for b in modalities if a != b]
+        """Read `teacher2student`; both must be among `modalities`. They may be one and the same,
+        for networks that differ."""
+        choices = [str(cls(a, b)) for a in modalities for b in modalities]
         if text not in choices:
             raise name_unknown("direction", text, choices)
         teacher = next(m for m in modalities if text.startswith(m + SEPARATOR))
@@ -94,13 +96,40 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Teacher's network to student's network; prints as `vgg13-vgg8`."""
+
+    teacher: str
+    student: str
+
+    def __str__(self) -> str:
+        return f"{self.teacher}{PAIR}{self.student}"
+
+    @classmethod
+    def parse(cls, text: str) -> Pair:
+        names = text.split(PAIR)
+        if len(names) != 2 or not all(names):
+            raise UserError(
+                f"pair is {text!r}: expected a teacher's and a student's network, such as "
+                "vgg13-vgg8; see `fdlab models`"
+            )
+        return cls(*names)
+
+    def as_teacher(self) -> Pair:
+        """The pair whose student is this one's teacher."""
+        return Pair(self.teacher, self.teacher)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How a network is trained. The defaults are FD-CMKD's recipe (paper and released code).
 
     The learning rate of epoch e is `final + (initial - final)·(1 - e/epochs)^power`; no weight
-    decay. `augment` switches the data set's own augmentation of the training inputs. side: shorter
-    side in pixels of the images that a network sees, 0 as stored. Under `optimiser` "adam" momentum
-    has no meaning, and equal initial and final rates keep it fixed.
+    decay. milestones: fractions of the epochs, after each of which the rate is multiplied by
+    `decay` instead, as in the CIFAR benchmark; then `final` and `power` have no meaning. `augment`
+    switches the data set's own augmentation of the training inputs. side: shorter side in pixels of
+    the images that a network sees, 0 as stored. Under `optimiser` "adam" momentum has no meaning,
+    and equal initial and final rates keep it fixed.
 
     precision: of the networks' arithmetic; losses, optimiser and everything that is kept are in
     float32. "auto" takes bf16 where the device is fast at it and float32 elsewhere, which the
@@ -116,6 +145,8 @@ class TrainConfig:
     power: float = 0.9
     momentum: float = 0.9
     weight_decay: float = 0.0
+    milestones: tuple[float, ...] = ()
+    decay: float = 0.1
     augment: bool = True
     optimiser: str = "sgd"
     side: int = 0
@@ -124,6 +155,7 @@ class TrainConfig:
     on_nonfinite: str = "stop"
 
     def __post_init__(self):
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # a list, read from JSON
         require_types(self)
         if self.precision not in PRECISIONS:
             raise name_unknown("precision", self.precision, PRECISIONS)
@@ -145,6 +177,13 @@ class TrainConfig:
             f"side is {self.side}: expected at least 16 pixels, or 0 for the stored size",
         )
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: expected >= 0")
+        _require(
+            list(self.milestones) == sorted(set(self.milestones))
+            and all(0 < place < 1 for place in self.milestones),
+            f"milestones is {self.milestones}: expected fractions of the epochs, rising, such as "
+            "(0.5, 0.75)",
+        )
+        _require(0 < self.decay <= 1, f"decay is {self.decay}: expected 0 < decay <= 1")
 
 
 @dataclass(frozen=True)
@@ -154,7 +193,9 @@ class RunConfig:
     teacher is None for a method that needs none; then the run belongs to no direction. The teacher
     is the `none` run of its modality under `teacher_seed`. The student's initialisation and the
     order of the batches follow from `seed` and the modality alone, so that two methods under one
-    seed differ in the loss and in nothing else. weights: a file, a folder or `hub:NAME` that the
+    seed differ in the loss and in nothing else. network, teacher_network: names in the table of
+    networks, "" that of the data set; with other networks a teacher may be of the student's own
+    modality. weights: a file, a folder or `hub:NAME` that the
     student starts from instead (its content counts, not its path); a teacher never does. Both
     start from those that the data set was prepared with, where it has any.
 
@@ -169,6 +210,8 @@ class RunConfig:
     teacher: str | None = None
     method: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
+    network: str = ""
+    teacher_network: str = ""
     seed: int = 0
     teacher_seed: int | None = None
     width: int = 64
@@ -196,8 +239,15 @@ class RunConfig:
         return str(Direction(self.teacher, self.student)) if self.teacher else self.student
 
     @property
+    def networks(self) -> str:
+        """`vgg13-vgg8`, teacher to student, or the student's alone; "" where they are the data
+        set's own."""
+        return PAIR.join(filter(None, (self.teacher_network, self.network)))
+
+    @property
     def label(self) -> str:
-        return f"{self.dataset} {self.direction} {self.method} seed {self.seed}"
+        parts = (self.dataset, self.direction, self.networks, self.method, f"seed {self.seed}")
+        return " ".join(filter(None, parts))
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

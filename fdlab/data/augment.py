@@ -11,6 +11,7 @@ from torch.nn import functional
 from fdlab.core.errors import name_unknown
 
 SHIFT = 2  # pixels
+PADDING = 8  # an image's side over what "pad" adds on each side: 4 pixels of 32, 8 of 64
 HUE, SATURATION, VALUE = 0.05, 0.3, 0.3
 CONTRAST = 0.4
 CUTOUT = 0.5  # of the shorter side, at most
@@ -21,8 +22,9 @@ WORD_LOSS = 0.15
 class Augmentation:
     """What happens to a modality's training inputs, drawn anew for every sample and epoch.
 
-    geometry: "shift" or "crop", the same draw for every modality of an event and its mask. area:
-    least and largest part of the image that a crop keeps. hsv: whether the colours change too.
+    geometry: "shift", "crop" or "pad" (a border of black, a crop of the old size anywhere in it,
+    and a flip), the same draw for every modality of an event and its mask. area: least and largest
+    part of the image that a crop keeps. hsv: whether the colours change too.
     """
 
     geometry: str
@@ -36,9 +38,10 @@ class Augmentation:
 
 # FD-CMKD: random resized crop and flip of images, random HSV besides for NYUv2's RGB; ranges are
 # not given. Crops of photographs are torchvision's; a scene keeps at least half, our choice, so
-# that its objects keep a context.
+# that its objects keep a context. The CIFAR benchmark (Tian et al., 2020) pads.
 AUGMENTATIONS = {
     "shift": Augmentation("shift"),
+    "pad_flip": Augmentation("pad"),
     "crop_flip": Augmentation("crop"),
     "scene": Augmentation("crop", (0.5, 1.0)),
     "scene_hsv": Augmentation("crop", (0.5, 1.0), hsv=True),
@@ -60,7 +63,8 @@ class View:
 
     count: N.
     corner: (2, N, 1) int64, rows and columns of a shift. box: (N, 5) uniform numbers behind a crop:
-    area, aspect, row, column, flip. colour: (N, 3) uniform numbers for hue, saturation and value.
+    area, aspect, row, column, flip; or (N, 3) of the last three behind a padded one. colour: (N, 3)
+    uniform numbers for hue, saturation and value.
     frames: (N, F) uniform numbers that choose frames.
     """
 
@@ -82,7 +86,7 @@ def draw_view(
             0, 2 * SHIFT + 1, (2, count, 1), generator=generator, device=device
         )
     widths = {
-        "box": 5 if augmentation is not None and augmentation.geometry == "crop" else 0,
+        "box": 0 if augmentation is None else {"crop": 5, "pad": 3}.get(augmentation.geometry, 0),
         "colour": 3 if augmentation is not None and augmentation.hsv else 0,
         "frames": frames,
     }
@@ -103,6 +107,26 @@ def shift(batch: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     return padded.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2
     )
+
+
+def pad_flip(batch: torch.Tensor, box: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
+    """Crop each image (N, C, H, W) at random out of itself with a border, and flip one in two.
+
+    box: (N, 3) uniform numbers for row, column and flip. The border is H/8 and W/8 wide and holds
+    `fill`; of 32 × 32 these are the benchmark's 4 pixels.
+    """
+    count, _, height, width = batch.shape
+    edges = height // PADDING, width // PADDING
+    padded = functional.pad(batch, [edges[1]] * 2 + [edges[0]] * 2, value=fill)
+    row, column, flip = box.to(batch.device).unbind(1)
+    rows, columns = (
+        (part * (2 * edge + 1)).long()[:, None] + torch.arange(size, device=batch.device)
+        for part, edge, size in zip((row, column), edges, (height, width), strict=True)
+    )
+    columns = torch.where(flip[:, None] < 0.5, columns.flip(1), columns)
+    first = torch.arange(count, device=batch.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
 
 
 def crop(

@@ -39,13 +39,17 @@ class Dataset:
     build: (options, workers, progress) → `Built`, for a set that is made here; progress is called
     with (done, total). source: for a set that is read from files (`fdlab.data.listing.Source`);
     its store's manifest then says what the classes, modalities and directions are.
-    directions: teacher to student, those that a comparison runs where none are asked for.
+    directions: teacher to student, those that a comparison runs where none are asked for; of one
+    modality alone from it to itself, between networks.
     reports: the data set's name in the published tables, or "" where none reports it.
     task: "classification" of events, or "segmentation": the array `mask` holds a class for every
     pixel, and the labels are the kind of scene. scenes: names of those kinds.
     recipes: preset → student's modality, or "" for every one → fields of `TrainConfig` that differ
-    from the preset's own. presets: preset → width, seeds or directions, where this set takes fewer
-    than the preset. store: the data set whose store this one reads, where not its own.
+    from the preset's own; a network's name in a modality's place goes before that. presets:
+    preset → width, seeds, directions or pairs, where this set takes fewer than the preset.
+    pairs: teacher's network to student's, such as "vgg13-vgg8", those that are compared within the
+    set's first modality where none are asked for; of a set with one modality the first pair's
+    student is its own network. store: the data set whose store this one reads, where not its own.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Dataset:
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     store: str = ""
+    pairs: tuple[str, ...] = ()
 
     @property
     def labels(self) -> int:

@@ -18,10 +18,11 @@ from fdlab.data.augment import (
     draw_view,
     find_augmentation,
     jitter_hsv,
+    pad_flip,
     pick_frames,
     shift,
 )
-from fdlab.data.dataset import SPLITS
+from fdlab.data.dataset import IGNORED, SPLITS
 from fdlab.data.store import Store
 from fdlab.data.streamed import Streamed
 
@@ -197,11 +198,26 @@ class PairedData:
         if view is not None and own and own.hsv and view.colour is not None:
             colour = view.colour.repeat_interleave(repeat, dim=0)
             values = 255 * jitter_hsv(values / 255, colour)
+        values = self._pad(values, modality, view, repeat)
         shift_by, factor = self.scale[modality]
         scaled = (values - shift_by) * factor
         if is_depth:
             scaled = scaled.masked_fill(values == 0, 0.0)
         return self._place(scaled, modality, view, repeat, "bilinear")
+
+    def _pad(
+        self,
+        values: torch.Tensor,
+        modality: str,
+        view: View | None,
+        repeat: int = 1,
+        fill: float = 0.0,
+    ) -> torch.Tensor:
+        """Stored images as a view with a border sees them: black there, before they are scaled."""
+        own = self.augmentations[modality]
+        if view is None or view.box is None or own is None or own.geometry != "pad":
+            return values
+        return pad_flip(values, view.box.repeat_interleave(repeat, dim=0), fill)
 
     def _place(
         self, values: torch.Tensor, modality: str, view: View | None, repeat: int, mode: str
@@ -212,7 +228,7 @@ class PairedData:
             if view.corner is not None:
                 whole = self._place(values, modality, None, repeat, mode)
                 return shift(whole, view.corner.repeat_interleave(repeat, dim=1))
-            if view.box is not None:
+            if view.box is not None and own.geometry == "crop":
                 return crop(values, view.box.repeat_interleave(repeat, dim=0), own.area, size, mode)
         if values.shape[-2:] == size:
             return values
@@ -225,7 +241,7 @@ class PairedData:
         segmentation (n, H, W) int64 classes of the pixels that it sees, 255 where there is none."""
         if self.masks is None:
             return self.labels[rows]
-        masks = self.masks[rows][:, None].float()
+        masks = self._pad(self.masks[rows][:, None].float(), modality, view, fill=IGNORED)
         with torch.autocast(self.device.type, enabled=False):
             return self._place(masks, modality, view, 1, "nearest")[:, 0].long()
 
@@ -280,24 +296,29 @@ def measure_scale(array: np.ndarray, rows: np.ndarray, counts: np.ndarray | None
 
     counts: (N,) how many frames of each row (F, C, H, W) are there; others do not count.
 
-    One pair of floats for uint8 and uint16, (C, 1, 1) tensors for float32. A depth of 0 is no
-    reading and does not count.
+    One pair of floats for a single channel, (C, 1, 1) tensors for colours and for float32. A depth
+    of 0 is no reading and does not count.
     """
     if array.dtype == np.float32:
         return _measure_channels(array, rows)  # depth has no frames
-    levels = 256 if array.dtype == np.uint8 else 65536
-    found = np.zeros(levels, np.int64)
+    levels, channels = 256 if array.dtype == np.uint8 else 65536, array.shape[-3]
+    found = np.zeros((channels, levels), np.int64)
     for chosen in _chunk(rows):
         part = np.asarray(array[chosen])
         if counts is not None:
             part = part[np.arange(part.shape[1]) < np.asarray(counts[chosen])[:, None]]
-        found += np.bincount(part.reshape(-1), minlength=levels)
+        for channel in range(channels):
+            values = part[..., channel, :, :].reshape(-1)
+            found[channel] += np.bincount(values, minlength=levels)
     if array.dtype == np.uint16:
-        found[0] = 0
-    level = np.arange(levels)
-    mean = float((level * found).sum() / max(found.sum(), 1))
-    variance = float((found * (level - mean) ** 2).sum() / max(found.sum(), 1))
-    return mean, 1.0 / max(variance, 1e-12) ** 0.5
+        found[:, 0] = 0
+    level, total = np.arange(levels), np.maximum(found.sum(axis=1), 1)
+    mean = (found * level).sum(axis=1) / total
+    variance = (found * (level - mean[:, None]) ** 2).sum(axis=1) / total
+    factor = 1.0 / np.maximum(variance, 1e-12) ** 0.5
+    if channels == 1:
+        return float(mean[0]), float(factor[0])
+    return tuple(torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (mean, factor))
 
 
 def _measure_channels(array: np.ndarray, rows: np.ndarray) -> tuple:

@@ -234,7 +234,10 @@ def _time_epoch(config: RunConfig, device: torch.device) -> float:
     """Seconds of one epoch: the student's steps, a teacher's forward passes, the evaluation."""
     store = prepare(config.dataset, config.data_options)
     data = PairedData.load(store, [config.student], device, config.train.side)
-    model = place(build_model(store, config.student, width=config.width, seed=0), device)
+    model = place(
+        build_model(store, config.student, width=config.width, seed=0, network=config.network),
+        device,
+    )
     batch = data.batch(config.student, data.rows["train"][: config.train.batch_size])
     torch.set_num_threads(count_threads())
 

@@ -1,5 +1,7 @@
 """Networks: one file each, one line each in `MODELS`."""
 
+from __future__ import annotations
+
 from fdlab.core.tables import Table
 
 MODELS = Table(
@@ -35,3 +37,13 @@ MODELS = Table(
         "shufflenetv2": "fdlab.models.shufflenetv2:build_shufflenetv2",
     },
 )
+
+WORDS = ("textcnn", "bert", "bert_tiny")
+PIXELS = ("deeplabv3plus",)
+
+
+def find_use(name: str) -> str:
+    """What a network of the table is for: "words", which it reads, "pixels", each of which it gives
+    a class, or "images", whole."""
+    MODELS.find_place(name)
+    return "words" if name in WORDS else "pixels" if name in PIXELS else "images"

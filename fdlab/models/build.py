@@ -30,29 +30,34 @@ def build_model(
     *,
     width: int,
     seed: int,
+    network: str = "",
     start: str = "",
     pretrained: bool = True,
 ) -> nn.Module:
-    """The network of one side of a data set, initialised from (seed, modality) alone.
+    """The network of one side of a data set, initialised from (seed, modality) alone, or another
+    `network`, a name in the table of networks, initialised from (seed, modality, network).
 
     The modality takes part, so that two sides under one seed never start from the same weights:
     networks that do stay aligned channel by channel, which looks like shared content. start: the
     modality whose initialisation is taken instead, to show just that; the two networks must be of
     one kind and take inputs of one number of channels.
 
-    Where the store holds `weights_<modality>`, the network starts from those, and the seed draws
-    what they leave out: its classifier. pretrained: False where all weights are replaced anyway.
+    Where the store holds `weights_<modality>`, its own network starts from those, and the seed
+    draws what they leave out: its classifier. pretrained: False where all weights are replaced
+    anyway.
     """
     dataset = store.dataset
     shape = store.read(modality).shape[1:]
+    own = dataset.modalities[modality].model
     if start and not have_same_network(store, modality, start):
         raise UserError(f"{modality} cannot start as {start}: their networks differ")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "init", start or modality))
-        name = dataset.modalities[modality].model
+        name = network or own
+        other = (name,) if name != own else ()
+        torch.manual_seed(derive_seed(seed, "init", start or modality, *other))
         words = len(store.info.get("vocabulary", ()))
         model = MODELS[name](shape, dataset.classes, width, words)
-    weights = store.find_weights(start or modality) if pretrained else None
+    weights = store.find_weights(start or modality) if pretrained and name == own else None
     if weights is not None:
         try:
             load_weights(model, weights)

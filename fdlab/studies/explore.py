@@ -706,7 +706,8 @@ def _pair_features(dataset: str) -> list[Match]:
 
 def _make_plain(config: RunConfig, modality: str) -> RunConfig:
     """The other modality's own network of the same seed and recipe."""
-    plain = RunConfig(dataset=config.dataset, student=modality, seed=config.seed)
+    network = config.teacher_network if modality == config.teacher else config.network
+    plain = RunConfig(config.dataset, modality, network=network, seed=config.seed)
     train = config.train
     if modality == config.teacher and config.teacher_train:
         train = config.teacher_train

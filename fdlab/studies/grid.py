@@ -17,11 +17,13 @@ def configure_grid(
     methods: list[str],
     directions: list[str] | None = None,
     options: dict[str, Any] | None = None,
+    pairs: list[str] | None = None,
 ) -> list[RunConfig]:
     """Completed configurations, method by method, each once, under the seeds of the plan.
 
     A method without a teacher has one run per student. options: each goes to those methods that
-    have it; one that none of them has is an error. No directions: the data set's own.
+    have it; one that none of them has is an error. No directions: the data set's own. pairs: of
+    networks within the first modality, in the place of directions.
     """
     options = options or {}
     methods = read_list("methods", methods, str)
@@ -35,9 +37,31 @@ def configure_grid(
     made: dict[str, RunConfig] = {}
     for method in methods:
         chosen = {name: value for name, value in options.items() if name in own[method]}
-        for way in plan.choose_directions(directions):
-            teacher = way.teacher if METHODS[method].needs else None
-            for seed in plan.seeds:
-                config = complete(plan.configure(way.student, method, teacher, seed, chosen))
+        for seed in plan.seeds:
+            for config in _configure(plan, method, directions, pairs, seed, chosen):
                 made.setdefault(config.label, config)
     return list(made.values())
+
+
+def _configure(
+    plan: Plan,
+    method: str,
+    directions: list[str] | None,
+    pairs: list[str] | None,
+    seed: int,
+    options: dict[str, Any],
+) -> list[RunConfig]:
+    """Completed runs of a method in every direction, or of every pair of networks."""
+    if pairs:
+        if directions:
+            raise UserError("give directions or pairs of networks: pairs are of one modality")
+        chosen = plan.choose_pairs(pairs)
+        return [complete(plan.configure_pair(pair, method, seed, options)) for pair in chosen]
+    return [
+        complete(
+            plan.configure(
+                way.student, method, way.teacher if METHODS[method].needs else None, seed, options
+            )
+        )
+        for way in plan.choose_directions(directions)
+    ]

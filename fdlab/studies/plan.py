@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from fdlab.core.config import Direction, RunConfig, TrainConfig, find_preset
+from fdlab.core.config import Direction, Pair, RunConfig, TrainConfig, find_preset
 from fdlab.core.device import choose_device, count_workers
 from fdlab.core.errors import UserError
 from fdlab.data.dataset import Dataset
 from fdlab.data.store import Store, find_dataset, find_store, prepare
+from fdlab.methods import METHODS
 
 PRECISION = "FDLAB_PRECISION"  # of every training of a command
 ON_NONFINITE = "FDLAB_ON_NONFINITE"  # likewise
@@ -21,9 +22,9 @@ ON_NONFINITE = "FDLAB_ON_NONFINITE"  # likewise
 @dataclass(frozen=True)
 class Plan:
     """How the runs of a suite are configured; see `make_plan`. short: whether the preset has fewer
-    seeds for the study that the plan was made for. recipes: student's modality → recipe, where the
-    data set has one of its own for it; `train` is that of every other. directions: those that are
-    run where none are asked for."""
+    seeds for the study that the plan was made for. recipes: student's modality or network →
+    recipe, where the data set has one of its own for it; `train` is that of every other.
+    directions, pairs (of networks): those that are run where none are asked for."""
 
     dataset: str
     preset: str
@@ -35,6 +36,7 @@ class Plan:
     short: bool = False
     recipes: dict[str, TrainConfig] = field(default_factory=dict)
     directions: tuple[str, ...] = ()
+    network_pairs: tuple[str, ...] = ()
 
     @property
     def definition(self) -> Dataset:
@@ -64,9 +66,9 @@ class Plan:
             )
         )
 
-    def find_recipe(self, modality: str) -> TrainConfig:
-        """How a student of a modality is trained."""
-        return self.recipes.get(modality, self.train)
+    def find_recipe(self, modality: str, network: str = "") -> TrainConfig:
+        """How a student of a modality is trained, with a network other than the data set's."""
+        return self.recipes.get(network, self.recipes.get(modality, self.train))
 
     def open_store(self) -> Store:
         return prepare(self.dataset, self.data_options, workers=count_workers())
@@ -75,6 +77,15 @@ class Plan:
         """The directions asked for, or the data set's own choice."""
         names = read_list("directions", wanted, str) or self.directions
         return [Direction.parse(name, self.modalities) for name in names]
+
+    def choose_pairs(self, wanted: list[str] | str | None = None) -> list[Pair]:
+        """The pairs of networks asked for, or the data set's own choice."""
+        names = read_list("pairs", wanted, str) or self.network_pairs
+        if not names:
+            raise UserError(
+                f'{self.dataset} has no pairs of networks: expected some, such as ["vgg13-vgg8"]'
+            )
+        return [Pair.parse(name) for name in names]
 
     def choose_way(self, wanted: str = "") -> Direction:
         """The direction asked for, or the data set's first."""
@@ -95,10 +106,15 @@ class Plan:
         options: dict[str, Any] | None = None,
         **others: Any,
     ) -> RunConfig:
-        """A run of the plan; others: further fields of `RunConfig`."""
-        recipes = {"train": self.find_recipe(student)}
-        if teacher and self.find_recipe(teacher) != self.find_recipe(student):
-            recipes["teacher_train"] = self.find_recipe(teacher)
+        """A run of the plan; others: further fields of `RunConfig`. Within one modality the first
+        pair of networks, where none are named."""
+        if teacher == student and self.network_pairs and "teacher_network" not in others:
+            pair = self.choose_pairs()[0]
+            others = {"network": pair.student, "teacher_network": pair.teacher} | others
+        recipes = {"train": self.find_recipe(student, others.get("network", ""))}
+        if teacher:
+            theirs = self.find_recipe(teacher, others.get("teacher_network", ""))
+            recipes |= {"teacher_train": theirs} if theirs != recipes["train"] else {}
         return RunConfig(
             dataset=self.dataset,
             student=student,
@@ -110,6 +126,23 @@ class Plan:
             data_options=self.data_options,
             **recipes | others,
         )
+
+    def configure_pair(
+        self,
+        pair: Pair,
+        method: str = "none",
+        seed: int = 0,
+        options: dict[str, Any] | None = None,
+        **others: Any,
+    ) -> RunConfig:
+        """A run of the pair's student within the data set's first modality, with its teacher where
+        the method has one."""
+        side = self.modalities[0]
+        networks = {"network": pair.student}
+        teacher = None
+        if METHODS[method].needs:
+            teacher, networks["teacher_network"] = side, pair.teacher
+        return self.configure(side, method, teacher, seed, options, **networks | others)
 
 
 def read_list(name: str, value: list | str | None, of: type) -> list:
@@ -175,6 +208,7 @@ def make_plan(
         data_options={k: v for k, v in chosen.data_options.items() if k in known},
         short=study in chosen.fewer,
         directions=fewer.get("directions", definition.directions),
+        network_pairs=fewer.get("pairs", definition.pairs),
         recipes={m: _adapt(train, fields, epochs, most) for m, fields in own.items() if m},
     )
 

@@ -22,7 +22,7 @@ from fdlab.training.evaluate import Learner, score
 from fdlab.training.fast import Fast
 from fdlab.training.graphs import Recorder, Rows
 from fdlab.training.probe import Probe, choose_steps, probe_terms, stack_probes
-from fdlab.training.schedules import poly
+from fdlab.training.schedules import find_rate
 from fdlab.training.state import (
     Named,
     are_finite,
@@ -106,7 +106,7 @@ class Course:
     def start_epoch(self) -> list[torch.Tensor]:
         """Rows of every batch that is left of the next epoch."""
         train = self.config.train
-        self.rate = poly(train, self.epoch)
+        self.rate = find_rate(train, self.epoch)
         self.trainer.start_epoch(self.rate, (self.epoch + 1) / train.epochs)
         put_tensors(self.trainer, "sums", self.pending)
         self.pending = {}

@@ -46,11 +46,12 @@ from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.locks import Lock, Taken, holding, remove_leftovers
 from fdlab.core.progress import say, track
 from fdlab.core.records import RunRecord, Score, Session, describe_command
+from fdlab.data.dataset import Dataset
 from fdlab.data.paired import PairedData
 from fdlab.data.store import Store, find_dataset, prepare
 from fdlab.methods import METHODS
 from fdlab.methods.base import DRIFTING, FRESH, FROZEN, TUNED, resolve_method_options
-from fdlab.models import MODELS
+from fdlab.models import MODELS, find_use
 from fdlab.models.build import build_model, find_weights, place, read_weights
 from fdlab.models.settle import settle_norms
 from fdlab.training.checkpoint import (
@@ -121,7 +122,12 @@ class Run:
         """The student network in eval mode on the CPU."""
         config = self.record.config
         model = build_model(
-            store, config.student, width=config.width, seed=config.seed, pretrained=False
+            store,
+            config.student,
+            width=config.width,
+            seed=config.seed,
+            network=config.network,
+            pretrained=False,
         )
         weights = read_weights(self.folder / f"{moment}.safetensors")
         own = {
@@ -135,7 +141,8 @@ def complete(config: RunConfig) -> RunConfig:
     """`config` with every name checked and every default filled in.
 
     A method without a teacher loses its teacher, so that one unimodal run serves every direction;
-    one with a teacher gets `teacher_seed` = `seed` where none is given.
+    one with a teacher gets `teacher_seed` = `seed` where none is given. Both networks are named
+    where one of them is not the data set's own.
     """
     dataset = find_dataset(config.dataset)
     method = METHODS[config.method]
@@ -147,17 +154,30 @@ def complete(config: RunConfig) -> RunConfig:
     if config.weights:
         find_weights(config.weights)
     options = resolve_method_options(config.method, config.options, dataset.task)
-    config = replace(config, start="" if config.start == config.student else config.start)
+    mine, own = _choose_network(dataset, config.student, config.network)
+    config = replace(
+        config,
+        start="" if config.start == config.student else config.start,
+        network="" if mine == own else mine,
+    )
+    if config.start and config.network:
+        raise UserError(
+            f"start is {config.start} and the network {config.network}: expected the data set's "
+            "own network where another modality's start is taken"
+        )
     if not method.needs:
         plain = {"teacher": None, "teacher_seed": None, "teacher_kind": "trained"}
-        return replace(config, options=options, teacher_train=None, **plain)
+        plain |= {"teacher_network": "", "teacher_train": None}
+        return replace(config, options=options, **plain)
     if config.teacher is None:
         raise UserError(f"{config.method} needs a teacher: give a direction such as audio2image")
     seed = config.seed if config.teacher_seed is None else config.teacher_seed
-    if (config.teacher, seed) == (config.start or config.student, config.seed):
+    theirs, usual = _choose_network(dataset, config.teacher, config.teacher_network)
+    start = config.start or config.student
+    if (config.teacher, theirs, seed) == (start, mine, config.seed):
         raise UserError(
             f"a teacher of the student's own start ({config.teacher}, seed {seed}) is no other "
-            "network: give another teacher_seed"
+            "network: give another teacher_network or teacher_seed"
         )
     if method.teaching in (TUNED, FRESH) and config.teacher_kind != "trained":
         raise UserError(
@@ -171,7 +191,19 @@ def complete(config: RunConfig) -> RunConfig:
     recipe = config.teacher_train
     if recipe == config.train or method.teaching == FRESH:
         recipe = None
+    if (mine, theirs) == (own, usual):
+        mine = theirs = ""
+    config = replace(config, network=mine, teacher_network=theirs)
     return replace(config, options=options, teacher_seed=seed, teacher_train=recipe)
+
+
+def _choose_network(dataset: Dataset, modality: str, name: str) -> tuple[str, str]:
+    """The network of a modality, and the data set's own, in whose place it can stand."""
+    own = dataset.modalities[modality].model
+    if name and find_use(name) != find_use(own):
+        choices = [other for other in MODELS if find_use(other) == find_use(own)]
+        raise name_unknown(f"network for {find_use(own)}", name, choices)
+    return name or own, own
 
 
 def find_teacher(config: RunConfig) -> RunConfig | None:
@@ -186,6 +218,8 @@ def find_teacher(config: RunConfig) -> RunConfig | None:
             config,
             student=config.teacher,
             teacher=None,
+            network=config.teacher_network,
+            teacher_network="",
             method="none",
             options={},
             seed=config.teacher_seed,
@@ -203,8 +237,9 @@ def find_teacher(config: RunConfig) -> RunConfig | None:
 def find_code(config: RunConfig, store: Store) -> str:
     """Digest of the package's code that a completed run depends on."""
     modules = ["fdlab.training.loop", *METHODS.find_modules(config.method)]
-    sides = [store.dataset.modalities[m] for m in (config.student, config.teacher) if m]
-    modules += {MODELS.find_module(side.model) for side in sides}
+    sides = [(config.student, config.network), (config.teacher, config.teacher_network)]
+    names = {name or store.dataset.modalities[side].model for side, name in sides if side}
+    modules += map(MODELS.find_module, names)
     return code_digest(modules, inside=CODE)
 
 
@@ -382,13 +417,14 @@ def build_untrained(
     modality: str,
     width: int,
     seed: int,
+    network: str = "",
     channels_last: bool = True,
 ) -> nn.Module:
     """A network as initialised, in eval mode on the data's device: what training starts from.
 
     Its batch norm is settled on the training inputs; our choice, see `settle_norms`.
     """
-    model = build_model(store, modality, width=width, seed=seed)
+    model = build_model(store, modality, width=width, seed=seed, network=network)
     model = place(model, data.device, channels_last)
     rows = data.rows["train"].split(data.evaluation_batch)
     return settle_norms(model.eval(), (data.batch(modality, part) for part in rows))
@@ -408,14 +444,14 @@ def load_teacher(
     channels_last = fast is None or fast.channels_last
     if config.teacher is None:
         return None, None
+    kind = {"width": config.width, "seed": config.teacher_seed, "network": config.teacher_network}
     if config.teacher_kind == "untrained":
-        seed = config.teacher_seed
-        width = config.width
-        return build_untrained(store, data, config.teacher, width, seed, channels_last), None
+        model = build_untrained(store, data, config.teacher, **kind, channels_last=channels_last)
+        return model, None
     if own := find_teacher(config):
         run = ensure_run(own, device=str(device))
         return place(run.load_student(store), device, channels_last), run.record.fingerprint
-    model = build_model(store, config.teacher, width=config.width, seed=config.teacher_seed)
+    model = build_model(store, config.teacher, **kind)
     return place(model, device, channels_last), None  # it starts from scratch
 
 
@@ -466,7 +502,7 @@ def _train_from(
     data = PairedData.load(store, list(sides), device, first.train.side, fast.resident)
     label = f"{len(configs)} runs in step"
     if len(configs) == 1:
-        label = f"{first.direction} {first.method} seed {first.seed}"
+        label = first.label.removeprefix(f"{first.dataset} ")
     before: dict[str, list[Session]] = {folder.name: [] for folder in configs}
     started, clock = _tell_time(), time.perf_counter()
 
@@ -559,6 +595,7 @@ def _gather(
     for number, config in enumerate(configs):
         kinds = {"trained": config.teacher_kind != "untrained"}
         kinds |= {"teacher": config.teacher, "seed": config.teacher_seed}
+        kinds |= {"network": config.teacher_network}
         key = digest(kinds | {"recipe": config.teacher_train, "width": config.width})
         if METHODS[config.method].teaching != FROZEN or len(configs) == 1:
             key = f"{number} alone"

@@ -327,7 +327,12 @@ def _build_learner(
     fast: Fast,
 ) -> Learner:
     student = build_model(
-        data.store, config.student, width=config.width, seed=config.seed, start=config.start
+        data.store,
+        config.student,
+        width=config.width,
+        seed=config.seed,
+        network=config.network,
+        start=config.start,
     )
     if config.weights:
         load_weights(student, config.weights)
