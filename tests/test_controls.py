@@ -103,7 +103,7 @@ def test_a_teacher_of_the_same_modality_is_another_network(plan, digits):
     config = plan.configure("image", "fdcmkd", "image", seed=0, teacher_seed=1)
     assert find_teacher(complete(config)) == complete(plan.configure("image", seed=1))
     assert ensure_run(config).record.config.direction == "image2image"
-    with pytest.raises(UserError, match="give another teacher_seed"):
+    with pytest.raises(UserError, match="another teacher_network or teacher_seed"):
         complete(plan.configure("image", "fdcmkd", "image", seed=0))
 
 

@@ -244,7 +244,7 @@ def test_directions_print_and_parse():
     names = ["image", "audio", "text"]
     assert str(Direction.parse("audio2image", names)) == "audio2image"
     with pytest.raises(UserError, match="audio2text"):
-        Direction.parse("audio2audio", names)
+        Direction.parse("audio2video", names)
 
 
 def test_list_parameters_come_as_lists_or_as_papermills_text():

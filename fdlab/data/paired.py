@@ -162,10 +162,10 @@ class PairedData:
         """Network input of some rows, as `view` sees them: token ids as int64, all else float32.
 
         Images (uint8) are standardised by the mean and deviation of the training split's pixels,
-        depth (uint16 millimetres, float32 metres) likewise, where 0, no reading, becomes the mean;
-        spectrograms (float16) go as stored. Without a view images are resized whole, and of frames
-        the middle ones are taken. In float32 under autocast too, which would round a crop's
-        corners.
+        each colour by its own, depth (uint16 millimetres, float32 metres) likewise, where 0, no
+        reading, becomes the mean; spectrograms (float16) go as stored. Without a view images are
+        resized whole, and of frames the middle ones are taken. In float32 under autocast too, which
+        would round a crop's corners.
         """
         with torch.autocast(self.device.type, enabled=False):
             return self._read(modality, rows, view)
