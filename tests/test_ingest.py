@@ -23,8 +23,8 @@ from fdlab.core.errors import UserError
 from fdlab.core.files import checksum
 from fdlab.data import DATASETS, store
 from fdlab.data.dataset import Dataset, Modality
-from fdlab.data.ingest import CHUNK, cut_validation, ingest
-from fdlab.data.listing import Event
+from fdlab.data.ingest import cut_validation, ingest
+from fdlab.data.listing import CHUNK, Event
 
 HERE = Path(__file__).parent
 RUN = """
@@ -484,7 +484,7 @@ def test_the_command_line_prepares_lists_and_verifies(home, root, capsys, monkey
     assert run("prepare", "owls")[0] == 2 and run("verify", "owls")[0] == 2
     assert run(*ask, "--allow-missing", "-1")[0] == 2
     code, _, errors = run(*ask, "-o", "first_network=resnet81")
-    assert code == 2 and "did you mean 'resnet18'" in errors
+    assert code == 2 and "unknown model 'resnet81': did you mean" in errors
     code, out, _ = run(*ask, "--allow-missing", "1")
     assert code == 0 and "1 event could not be read and is left out: e003" in out
     assert "counts differ: test: 14 here, 744 in the paper" in out

@@ -23,6 +23,7 @@ from fdlab.core.errors import UserError, put_on_one_line
 from fdlab.core.files import find_damage, find_inside, read_json, stays_inside
 from fdlab.core.results import read_result, write_result
 from fdlab.data.dataset import SPLITS
+from fdlab.data.pickled import read_pickle
 from fdlab.execute.page import export_notebook, write_page
 from fdlab.figures import data as data_figures
 from fdlab.figures.latex import escape
@@ -121,7 +122,7 @@ class Bomb:
 
 
 def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path):
-    """Under every name by which weights are read, and as an array of a store."""
+    """Under every name by which weights are read, and as a file of a data set."""
     ran, plain_file = tmp_path / "ran", tmp_path / "plain.pkl"
     plain_file.write_bytes(pickle.dumps(Bomb(ran)))
     torch.save({"weight": Bomb(ran)}, tmp_path / "weights.pth")
@@ -133,6 +134,9 @@ def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path):
     for name in ("weights.pth", "weights.bin", "weights.safetensors", "plain.pth"):
         with pytest.raises(UserError, match="holds no readable weights"):
             read_weights(tmp_path / name)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(UserError, match="and nothing in it was run"):
+            read_pickle(pickle.dumps({b"data": Bomb(ran)}, protocol), "data_batch_1")
     assert not ran.exists()
 
 

@@ -14,6 +14,13 @@ DATASETS = Table(
         "vggsound": "fdlab.data.vggsound:VGGSOUND",
         "crisismmd": "fdlab.data.crisismmd:CRISISMMD",
         "nyuv2": "fdlab.data.nyuv2:NYUV2",
+        "cifar100": "fdlab.data.cifar:CIFAR100",
+        "cifar10": "fdlab.data.cifar:CIFAR10",
+        "tinyimagenet": "fdlab.data.tinyimagenet:TINYIMAGENET",
+        "cub200": "fdlab.data.cub200:CUB200",
+        "mit67": "fdlab.data.mit67:MIT67",
+        "stanford40": "fdlab.data.stanford40:STANFORD40",
+        "stanford_dogs": "fdlab.data.stanford_dogs:STANFORD_DOGS",
         "folder": "fdlab.data.folder:FOLDER",
     },
 )

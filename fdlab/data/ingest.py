@@ -47,9 +47,9 @@ from fdlab.data.dataset import IGNORED, SPLITS, TASKS, Dataset
 from fdlab.data.listing import BadMedium, Event, Listing
 
 FORMAT = 1  # of the store's layout
-CHUNK = 16  # events between two entries of the journal, at most
 QUEUED = 2  # chunks that wait for each process, so that none idles and few are lost
-HELD_OUT = 10  # one training event in so many becomes validation where a set has none
+HELD_OUT = 0.1  # of the training events become validation where a set has none
+MOST_HELD_OUT = 0.5
 SHOWN = 10  # failures printed; the report has all
 BLOCK = 1 << 24  # bytes copied at a time
 TRAIN, VALIDATION, TEST = range(3)
@@ -93,7 +93,8 @@ def ingest(
     pending = [row for row in range(len(listing.events)) if row not in done]
     job = _Job(name, dataset.source.decode, root, options, listing.arrays, _limit(listing),
                partial.arrays)  # fmt: skip
-    failed = _decode_all(job, listing.events, pending, workers, partial.note)
+    most = dataset.source.chunk
+    failed = _decode_all(job, listing.events, pending, workers, most, partial.note)
     report = folder.with_name(f"{name}.report.json")
     _write_report(report, name, listing, failed)
     if len(failed) > allow_missing:
@@ -139,11 +140,23 @@ def describe_origin(dataset: Dataset, listing: Listing, options: Any) -> dict[st
     return json.loads(json.dumps(origin))  # as it is read back
 
 
-def cut_validation(name: str, events: list[Event]) -> tuple[list[Event], list[str]]:
+def require_share(validation: float) -> None:
+    """Refuse a share of the training events that cannot be cut off for validation. None at all is
+    refused too: every run chooses its epoch on that split."""
+    if not 0 < validation <= MOST_HELD_OUT:
+        raise UserError(
+            f"validation is {validation}: expected a share above 0 and up to {MOST_HELD_OUT}, for "
+            "the epoch is chosen on it"
+        )
+
+
+def cut_validation(
+    name: str, events: list[Event], share: float = HELD_OUT
+) -> tuple[list[Event], list[str]]:
     """The events with a validation split, and a line about it where it had to be cut from train.
 
-    One training event in ten of every label, at least one where a label has two, drawn by a fixed
-    seed. Sets without a validation split have no published one; this cut is our choice.
+    A share of the training events of every label, at least one where a label has two, drawn by a
+    fixed seed. Sets without a validation split have no published one; this cut is our choice.
     """
     split = np.array([event.split for event in events])
     if (split == VALIDATION).any() or not (split == TRAIN).any():
@@ -153,7 +166,7 @@ def cut_validation(name: str, events: list[Event]) -> tuple[list[Event], list[st
     chosen: set[int] = set()
     for label in np.unique(labels):
         rows = np.flatnonzero((labels == label) & (split == TRAIN))
-        count = max(1, (len(rows) + HELD_OUT // 2) // HELD_OUT) if len(rows) > 1 else 0
+        count = max(1, math.floor(len(rows) * share + 0.5)) if len(rows) > 1 else 0
         chosen.update(rng.permutation(rows)[:count].tolist())
     if not chosen:
         raise UserError(
@@ -163,7 +176,7 @@ def cut_validation(name: str, events: list[Event]) -> tuple[list[Event], list[st
     cut = [replace(e, split=VALIDATION) if i in chosen else e for i, e in enumerate(events)]
     note = (
         f"there is no validation split: {len(chosen)} of {(split == TRAIN).sum()} training events "
-        f"were cut for it, one in {HELD_OUT} of every class, seed 0"
+        f"were cut for it, {share:.3g} of every class, seed 0"
     )
     return cut, [note]
 
@@ -420,12 +433,16 @@ def _decode_all(
     events: list[Event],
     pending: list[int],
     workers: int,
+    most: int,
     note: Callable[[list[int]], None],
 ) -> list[tuple[int, str, str]]:
-    """Decode the pending rows, note the finished ones; returns the others in their order."""
+    """Decode the pending rows, note the finished ones; returns the others in their order.
+
+    most: rows that are noted at once.
+    """
     failed: list[tuple[int, str, str]] = []
     over = 0
-    size = min(CHUNK, max(1, len(pending) // (8 * workers)))
+    size = min(most, max(1, len(pending) // (8 * workers)))
     parts = (pending[i : i + size] for i in range(0, len(pending), size))
     chunks = ([(row, events[row]) for row in part] for part in parts)
     with track(f"reading {job.name}", len(pending), unit="event") as report:

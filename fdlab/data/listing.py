@@ -11,6 +11,8 @@ import numpy as np
 
 from fdlab.data.dataset import Modality
 
+CHUNK = 16  # events between two entries of the journal, at most
+
 
 class BadMedium(Exception):
     """A medium that is missing or cannot be decoded: `file`, relative to the root, and `reason`."""
@@ -83,8 +85,11 @@ class Source:
     decode: (root, event, options) → array name → one row. A plain function of a module, for it
     runs in other processes. A fault of one medium is a `BadMedium`.
     version: raised by one when a changed decoder makes old stores stale.
+    chunk: events between two entries of the journal, at most. Each entry waits for the disk, so
+    where an event takes less than a millisecond, more of them.
     """
 
     list_events: Callable[[Path, Any], Listing]
     decode: Callable[[Path, Event, Any], dict[str, np.ndarray]]
     version: int = 1
+    chunk: int = CHUNK

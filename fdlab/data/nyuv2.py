@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import io, ndimage
+from scipy import ndimage
 
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.data.dataset import IGNORED, SPLITS, Dataset, Modality
 from fdlab.data.listing import BadMedium, Event, Listing, Source
+from fdlab.data.matlab import load_mat
 
 DATA, SPLIT, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
+WHOLE = f"{DATA}, {SPLIT} and {MAPPING} in the root"
 NAMES, CLASSES = 894, 40
 CHANNELS = {"metres": ("metres",), "three": ("metres", "1/metres", "slope in radians")}
 # The colour camera, onto which the depth is projected: toolbox of the data set, for 640 x 480.
@@ -215,7 +217,7 @@ def _open_whole(path: Path) -> Any:
     """An open HDF5 file, or a `UserError` for one that is missing, cut short or something else."""
     h5py = _import_h5py()
     if not path.is_file():
-        raise UserError(f"{path} is missing: expected {DATA}, {SPLIT} and {MAPPING} in the root")
+        raise UserError(f"{path} is missing: expected {WHOLE}")
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is not HDF5: expected a MATLAB v7.3 file")
     try:
@@ -279,21 +281,8 @@ def _read_strings(file: Any, key: str, path: Path, expected: int) -> list[str]:
         raise UserError(f"{path}: {key} ({error}): expected references to strings") from None
 
 
-def _load(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: expected {DATA}, {SPLIT} and {MAPPING} in the root")
-    try:
-        content = io.loadmat(path)
-    except Exception as error:  # SciPy raises many kinds for a damaged file
-        raise UserError(f"{path} cannot be read ({error}): expected a MATLAB file") from None
-    if missing := [key for key in keys if key not in content]:
-        found = ", ".join(sorted(key for key in content if not key.startswith("_"))) or "nothing"
-        raise UserError(f"{path} has no {', '.join(missing)}: expected it; it holds {found}")
-    return content
-
-
 def _load_mapping(path: Path) -> dict[str, np.ndarray]:
-    content = _load(path, ("mapClass", "className"))
+    content = load_mat(path, ("mapClass", "className"), WHOLE)
     mapped = content["mapClass"]
     if mapped.size != NAMES:
         raise UserError(f"{path}: mapClass has {mapped.size} entries: expected {NAMES}")
@@ -321,7 +310,7 @@ def _read_mapping(path: Path) -> tuple[list[str], list[str]]:
 
 def _read_split(path: Path, count: int) -> dict[int, int]:
     """Image, counted from 0 → index into `SPLITS`."""
-    content = _load(path, ("trainNdxs", "testNdxs"))
+    content = load_mat(path, ("trainNdxs", "testNdxs"), WHOLE)
     split: dict[int, int] = {}
     for key, part in (("trainNdxs", "train"), ("testNdxs", "test")):
         numbers = content[key].ravel().tolist()
