@@ -230,10 +230,10 @@ class BareStep:
     replayed.
     """
 
-    def __init__(self, case: Case, direction: str, fast: Fast, method: str = "fdcmkd"):
-        self.fast, self.device, self.samples = fast, case.device, case.shape.batch
-        self.trainer = trainer = case.build_trainer(direction, fast, method)
+    def __init__(self, trainer: Trainer, fast: Fast):
+        self.trainer, self.fast = trainer, fast
         data, config, reader = trainer.data, trainer.config, trainer.read_teacher
+        self.device, self.samples = data.device, config.train.batch_size
         rows = data.rows["train"][: self.samples]
 
         def look(modality: str, augments: bool) -> torch.Tensor:
@@ -349,7 +349,7 @@ def _serve(line, barrier, shape: Shape, direction: str) -> None:
     device = torch.device("cpu")
     case = Case.open(shape, device)
     fast = choose_fast(device, edits="")
-    step = BareStep(case, direction, fast)
+    step = BareStep(case.build_trainer(direction, fast), fast)
     line.send("ready")
     while (asked := line.recv()) is not None:
         work, count = asked

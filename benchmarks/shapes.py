@@ -120,20 +120,28 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 
 def make_store(shape: Shape, built: Built) -> Store:
-    """The events as a store below `$FDLAB_HOME`, under the name `bench_<shape>`.
+    """The events as a store below `$FDLAB_HOME`, under the name `bench_<shape>`."""
+    modalities = {
+        AUDIO: Modality("resnet18"),
+        IMAGE: Modality("resnet18", shape.augment, frames=min(shape.frames, 1)),
+    }
+    return put_store(f"bench_{shape.name}", shape.classes, modalities, tuple(DIRECTIONS), built)
+
+
+def put_store(
+    name: str,
+    classes: int,
+    modalities: dict[str, Modality],
+    directions: tuple[str, ...],
+    built: Built,
+) -> Store:
+    """Events as a store below `$FDLAB_HOME`.
 
     It is written as that of a data set which is made here, and its manifest then says, as that of
     one which is read from files does, what the data set is; so it opens by its name.
     """
     kind = "folder"
-    modalities = {
-        AUDIO: Modality("resnet18"),
-        IMAGE: Modality("resnet18", shape.augment, frames=min(shape.frames, 1)),
-    }
-    name = f"bench_{shape.name}"
-    dataset = Dataset(
-        name, "synthetic", shape.classes, modalities, DATASETS[kind].options, tuple(DIRECTIONS)
-    )
+    dataset = Dataset(name, "synthetic", classes, modalities, DATASETS[kind].options, directions)
     folder = paths.stores() / name
     write_store(folder, dataset, {}, built)
     manifest = read_json(folder / "manifest.json") | {
@@ -143,8 +151,8 @@ def make_store(shape: Shape, built: Built) -> Store:
         "version": DATASETS[kind].source.version,
         "task": dataset.task,
         "scenes": [],
-        "classes": [str(number) for number in range(shape.classes)],
-        "directions": list(DIRECTIONS),
+        "classes": [str(number) for number in range(classes)],
+        "directions": list(directions),
     }
     write_json(folder / "manifest.json", manifest)
     return prepare(name)

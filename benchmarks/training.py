@@ -259,7 +259,8 @@ def enter(
         def turn() -> Turn:
             set_threads(device, asked.threads)
             if not bare:
-                bare.update({d: BareStep(case, d, fast, method) for d in DIRECTIONS})
+                trainers = {d: case.build_trainer(d, fast, method) for d in DIRECTIONS}
+                bare.update({d: BareStep(trainer, fast) for d, trainer in trainers.items()})
             return time_steps(bare, steps)
 
         return turn
@@ -362,7 +363,7 @@ def bound(case: Case, fast: Fast, threads: int) -> list[dict[str, Any]]:
     dtype = torch.bfloat16 if fast.bf16 else torch.float32
     counted = {"arithmetic": 0, "memory": 0}
     for direction in DIRECTIONS:
-        step = BareStep(case, direction, plain)
+        step = BareStep(case.build_trainer(direction, plain), plain)
         step.step()  # the optimiser's state is there from the first step on
         counted["arithmetic"] += count_flops(step.step)
         counted["memory"] += count_bytes(step.step)

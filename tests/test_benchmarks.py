@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import pairs
 from benchmarks.bounds import count_bytes, count_flops
 from benchmarks.ours import Case
 from benchmarks.plain import Files, PlainLoop
@@ -174,3 +175,20 @@ def test_bytes_are_those_read_and_written():
     forward = 4 * np.array([30 * 20, 20 * 5, 30 * 5]).sum()
     with torch.no_grad():
         assert count_bytes(lambda: layer(one)) == forward
+
+
+def test_a_pair_is_timed_beside_its_floor(tmp_path):
+    out, threads = tmp_path / "pairs.json", torch.get_num_threads()
+    try:
+        pairs.main(["--quick", "--device", "cpu", "--out", str(out)])
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(out.read_text())
+    rates = {(row["kind"], row["method"]): row for row in found["rows"]}
+    assert set(rates) == {(k, m) for k in ("ours", "floor") for m in ("none", "kd", "figkd")}
+    for (kind, method), row in rates.items():
+        assert 0 < row["low"] <= row["samples_per_second"] <= row["high"]
+        if kind == "ours":
+            floor = rates["floor", method]["samples_per_second"]
+            assert row["floor_share"] == pytest.approx(row["samples_per_second"] / floor, rel=2e-3)
+    assert (found["pair"], found["samples"], found["target"]) == ("resnet14-resnet8", 256, 0.6)

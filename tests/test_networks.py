@@ -18,7 +18,15 @@ from fdlab.models.build import load_weights, place
 from fdlab.models.frames import fold_frames, stack_frames
 from fdlab.models.output import Side, describe
 
-POOLED = ("resnet18", "mobilenetv2", "deeplabv3plus", "textcnn", *ZOO)  # the feature: a map's mean
+POOLED = (
+    "resnet18",
+    "resnet34",
+    "mobilenetv1",
+    "mobilenetv2",
+    "deeplabv3plus",
+    "textcnn",
+    *ZOO,
+)  # the feature: a map's mean
 PER_PIXEL = ("deeplabv3plus",)
 VIDEO = ("resnet18", "mobilenetv2", *(name for name in ZOO if name not in DEEPER))
 

@@ -37,7 +37,7 @@ PUBLISHED = [
     *(("wrn_40_1", 10, "0.6"), ("wrn_40_2", 10, "2.2"), ("wrn_16_1", 10, "0.2")),
     ("wrn_16_2", 10, "0.7"),
     # Howard et al. (2017), table 8, ImageNet: strides have no parameters
-    ("mobilenetv1", 1000, "4.2"),
+    *(("mobilenetv1", 1000, "4.2"), ("mobilenetv1_cifar", 1000, "4.2")),
     # the benchmark's own implementation, CIFAR-100
     *(("resnet8", 100, "0.08"), ("resnet14", 100, "0.18"), ("resnet20", 100, "0.28")),
     *(("resnet44", 100, "0.67"), ("resnet56", 100, "0.86")),
@@ -78,13 +78,13 @@ SHAPES = {  # stem and stages at 32 × 32: channels, side
     "resnet18_cifar": [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)],
     "resnet34_cifar": [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)],
     "resnet50_cifar": [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)],
-    "mobilenetv1": [(32, 32), (128, 16), (256, 8), (512, 4), (1024, 2)],
+    "mobilenetv1_cifar": [(32, 32), (128, 16), (256, 8), (512, 4), (1024, 2)],
     "mobilenetv2_half": [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2), (1280, 2)],
     "shufflenetv1": [(24, 32), (240, 16), (480, 8), (960, 4)],
     "shufflenetv2": [(24, 32), (116, 16), (232, 8), (464, 4), (1024, 4)],
 }
 FAMILIES = [
-    *("resnet8", "wrn_16_1", "vgg8", "resnet50_cifar", "mobilenetv1", "mobilenetv2_half"),
+    *("resnet8", "wrn_16_1", "vgg8", "resnet50_cifar", "mobilenetv1_cifar", "mobilenetv2_half"),
     *("shufflenetv1", "shufflenetv2"),
 ]
 
@@ -156,6 +156,22 @@ def test_multiply_accumulates_at_32(name):
     assert count_macs(build_on_meta(name), (3, 32, 32)) / 1e6 == pytest.approx(
         MACS_32[name], abs=0.051
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [
+        ("resnet18", 11_689_512, "1.81 G"),  # torchvision's table of weights
+        ("resnet34", 21_797_672, "3.66 G"),
+        ("mobilenetv1", 4_231_976, "569 M"),  # Howard et al. (2017), table 8
+    ],
+)
+def test_the_networks_for_photographs_have_their_published_sizes(name, parameters, macs):
+    model = build_on_meta(name)
+    assert count_parameters(model) == parameters
+    unit = {"G": 1e9, "M": 1e6}[macs[-1]]
+    digits = len(macs.split()[0].partition(".")[2])
+    assert f"{count_macs(model, (3, 224, 224)) / unit:.{digits}f} {macs[-1]}" == macs
 
 
 class Wrapped(nn.Module):
@@ -346,7 +362,7 @@ def run_shufflenetv2(state, x):
 REFERENCES = {
     "resnet14": run_resnet, "resnet8x4": run_resnet, "resnet18_cifar": run_resnet,
     "resnet50_cifar": run_resnet, "wrn_16_1": run_wrn, "wrn_16_2": run_wrn, "vgg8": run_vgg,
-    "vgg13": run_vgg, "mobilenetv1": run_mobilenetv1, "mobilenetv2_half": run_mobilenetv2,
+    "vgg13": run_vgg, "mobilenetv1_cifar": run_mobilenetv1, "mobilenetv2_half": run_mobilenetv2,
     "shufflenetv1": run_shufflenetv1, "shufflenetv2": run_shufflenetv2,
 }  # fmt: skip
 
@@ -391,7 +407,7 @@ def test_the_benchmarks_checkpoints_load_under_its_names(name, tmp_path):
         assert torch.equal(value, source.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("name", ["wrn_16_2", "vgg13", "mobilenetv1", "shufflenetv2"])
+@pytest.mark.parametrize("name", ["wrn_16_2", "vgg13", "mobilenetv1_cifar", "shufflenetv2"])
 def test_norms_are_those_of_each_channel(name):
     """A norm with weight 0 gives its bias: positive, so that a channel that is handed on through
     ReLUs keeps it."""

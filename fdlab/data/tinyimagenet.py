@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdlab.core.errors import UserError
-from fdlab.data.cifar import DIRECTIONS, PAIRS, RECIPES, SMALL
+from fdlab.data.cifar import DIRECTIONS, PAIRS, PRESETS, RECIPES, SMALL
 from fdlab.data.dataset import Dataset
 from fdlab.data.listing import Listing, Source
 from fdlab.data.photographs import (
@@ -90,5 +90,6 @@ TINYIMAGENET = Dataset(
     directions=DIRECTIONS,
     source=Source(list_events, decode, chunk=256),
     recipes=RECIPES,
+    presets=PRESETS,
     pairs=PAIRS,
 )

@@ -8,6 +8,8 @@ MODELS = Table(
     "model",
     {
         "resnet18": "fdlab.models.resnet:build_resnet18",
+        "resnet34": "fdlab.models.resnet:build_resnet34",
+        "mobilenetv1": "fdlab.models.mobilenetv1:build_mobilenetv1",
         "mobilenetv2": "fdlab.models.mobilenetv2:build_mobilenetv2",
         "deeplabv3plus": "fdlab.models.deeplab:build_deeplabv3plus",
         "textcnn": "fdlab.models.textcnn:build_textcnn",
@@ -31,7 +33,7 @@ MODELS = Table(
         "resnet18_cifar": "fdlab.models.resnet_cifar:build_resnet18",
         "resnet34_cifar": "fdlab.models.resnet_cifar:build_resnet34",
         "resnet50_cifar": "fdlab.models.resnet_cifar:build_resnet50",
-        "mobilenetv1": "fdlab.models.mobilenetv1:build_mobilenetv1",
+        "mobilenetv1_cifar": "fdlab.models.mobilenetv1:build_mobilenetv1_cifar",
         "mobilenetv2_half": "fdlab.models.mobilenetv2_cifar:build_mobilenetv2_half",
         "shufflenetv1": "fdlab.models.shufflenetv1:build_shufflenetv1",
         "shufflenetv2": "fdlab.models.shufflenetv2:build_shufflenetv2",

@@ -85,11 +85,19 @@ def initialise_classifier(classifier: nn.Linear) -> None:
     nn.init.zeros_(classifier.bias)
 
 
-def make_builder(kind: type[CifarNetwork], summary: str, **settings: Any) -> Callable[..., Any]:
-    """What stands in the table of networks, for inputs (C, H, W) or (F, C, H, W); only C counts."""
+def make_builder(
+    kind: type[CifarNetwork],
+    summary: str,
+    published: tuple[tuple[int, ...], int] = (SHAPE, CLASSES),
+    **settings: Any,
+) -> Callable[..., Any]:
+    """What stands in the table of networks, for inputs (C, H, W) or (F, C, H, W); only C counts.
+
+    published: the shape and number of classes for which its size is.
+    """
 
     def build(shape: tuple[int, ...], classes: int, width: int, vocabulary: int) -> CifarNetwork:
         return kind(shape[-3], classes, width=width, **settings)
 
-    build.__doc__, build.published = summary, (SHAPE, CLASSES)
+    build.__doc__, build.published = summary, published
     return build

@@ -1,4 +1,4 @@
-"""MobileNetV1 (Howard et al., 2017) for 32 × 32: its first convolution has no stride."""
+"""MobileNetV1 (Howard et al., 2017), and for 32 × 32, where its first convolution has no stride."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ STAGES = {"layer1": 3, "layer2": 5, "layer3": 11, "layer4": 13}  # → in `model
 class MobileNetV1(CifarNetwork):
     """13 pairs of a 3×3 convolution of each channel by itself and a 1×1 one, all with batch norm.
 
-    The published parameters; the strides are those of the common CIFAR form, 16 in all and not 32.
+    stride: of the first convolution, 2 as published, 1 in the common form for CIFAR.
     Maps: "stem", the first convolution after its ReLU; "layer1" to "layer4", the last pairs at 1/2,
-    1/4, 1/8 and 1/16 of the image's sides, before their ReLU. `feature` is the mean of the last of
+    1/4, 1/8 and 1/16 of the sides of that, before their ReLU. `feature` is the mean of the last of
     them (D = 1024). There are no residual blocks. Initialisation is torch's.
     """
 
     entry = "model.0.0.weight"
 
-    def __init__(self, in_channels: int, classes: int, width: int = 64):
+    def __init__(self, in_channels: int, classes: int, width: int = 64, stride: int = 2):
         super().__init__()
         before = scale_channels(32, width)
-        layers = [nn.Sequential(*_convolve(in_channels, before, 3))]
+        layers = [nn.Sequential(*_convolve(in_channels, before, 3, stride))]
         for size, stride in LAYERS:
             size = scale_channels(size, width)
             pair = [
@@ -69,5 +69,8 @@ def _convolve(
 
 
 build_mobilenetv1 = make_builder(
-    MobileNetV1, "MobileNetV1 (Howard et al., 2017), with the strides for 32 × 32."
+    MobileNetV1, "MobileNetV1 (Howard et al., 2017).", published=((3, 224, 224), 1000)
+)
+build_mobilenetv1_cifar = make_builder(
+    MobileNetV1, "MobileNetV1 (Howard et al., 2017), with the strides for 32 × 32.", stride=1
 )

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al., 2016) with torchvision's parameter names and the pre-activation in reach.
+"""ResNet-18 and 34 (He et al., 2016): torchvision's parameter names, the pre-activation in reach.
 
 torchvision's block ends in a ReLU. Here a block *begins* with that ReLU and ends with the bare
 residual sum F°, so that the map which FD-CMKD distils is what `layer4` returns. The function is the
@@ -6,6 +6,8 @@ same: the ReLU before the first block meets values that are already non-negative
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -54,23 +56,26 @@ class BasicBlock(nn.Module):
 class ResNetEncoder(Network):
     """(N, in_channels, H, W) → the maps and blocks of `ModelOutput`; `layer4` has 8 · width.
 
-    width: channels of the first stage; 64 is the paper's (and torchvision's) network.
+    width: channels of the first stage; 64 is the paper's (and torchvision's) network. counts:
+    blocks of each stage.
     dilate_last: `layer4` keeps its input's size, 1/16 of the image's instead of 1/32. What followed
     its stride is dilated by 2 instead, so that at every second position it gives what it gave
     before (the hole algorithm; Chen et al., 2018). The parameters are the same.
     """
 
     entry = "conv1.weight"
+    counts: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
 
     def __init__(self, in_channels: int, width: int = 64, dilate_last: bool = False):
         super().__init__()
+        one, two, three, four = self.counts
         self.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = _stage(width, width, 1)
-        self.layer2 = _stage(width, 2 * width, 2)
-        self.layer3 = _stage(2 * width, 4 * width, 2)
-        self.layer4 = _stage(4 * width, 8 * width, 2, dilate_last)
+        self.layer1 = _stage(one, width, width, 1)
+        self.layer2 = _stage(two, width, 2 * width, 2)
+        self.layer3 = _stage(three, 2 * width, 4 * width, 2)
+        self.layer4 = _stage(four, 4 * width, 8 * width, 2, dilate_last)
         self.feature_width = 8 * width
 
     def forward(self, x: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -112,6 +117,12 @@ class ResNet18(ResNetEncoder):
         return ModelOutput(logits, feature, maps, blocks)
 
 
+class ResNet34(ResNet18):
+    """`ResNet18` with twice as many blocks."""
+
+    counts = (3, 4, 6, 3)
+
+
 class Stage(nn.Sequential):
     """Blocks in a row; what each gives is also appended to `ends`."""
 
@@ -122,11 +133,12 @@ class Stage(nn.Sequential):
         return x
 
 
-def _stage(in_channels: int, channels: int, stride: int, dilate: bool = False) -> Stage:
+def _stage(count: int, in_channels: int, channels: int, stride: int, dilate: bool = False) -> Stage:
+    first, others = BasicBlock(in_channels, channels, stride), (1, 1)
     if dilate:  # the first convolution had the stride: only what comes after it is dilated
-        first = BasicBlock(in_channels, channels, 1, (1, stride))
-        return Stage(first, BasicBlock(channels, channels, 1, (stride, stride)))
-    return Stage(BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels))
+        first, others = BasicBlock(in_channels, channels, 1, (1, stride)), (stride, stride)
+    rest = (BasicBlock(channels, channels, 1, others) for _ in range(count - 1))
+    return Stage(first, *rest)
 
 
 def initialise(module: nn.Module) -> None:
@@ -141,3 +153,8 @@ def initialise(module: nn.Module) -> None:
 def build_resnet18(shape: tuple[int, ...], classes: int, width: int, vocabulary: int) -> ResNet18:
     """ResNet-18 (He et al., 2016), for inputs (C, H, W) or (F, C, H, W), of which only C counts."""
     return ResNet18(shape[-3], classes, width)
+
+
+def build_resnet34(shape: tuple[int, ...], classes: int, width: int, vocabulary: int) -> ResNet34:
+    """ResNet-34 (He et al., 2016), for inputs (C, H, W) or (F, C, H, W), of which only C counts."""
+    return ResNet34(shape[-3], classes, width)
