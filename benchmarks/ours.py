@@ -24,9 +24,9 @@ from fdlab.methods import METHODS
 from fdlab.methods.base import Batch
 from fdlab.models.build import place
 from fdlab.models.output import ModelOutput
+from fdlab.training.ensure import build_untrained
 from fdlab.training.fast import Fast, choose_fast
 from fdlab.training.loop import Course, train, train_in_step
-from fdlab.training.runs import build_untrained
 from fdlab.training.teacher import Shared
 from fdlab.training.trainer import Trainer
 

@@ -433,7 +433,7 @@ def _train_on(device: str, options) -> None:
     from fdlab.execute.parameters import parse_assignments
     from fdlab.methods import METHODS
     from fdlab.studies.plan import make_plan
-    from fdlab.training.runs import ensure_run
+    from fdlab.training.ensure import ensure_run
 
     _set_fast(options)
     _set_recipe(options)

@@ -43,3 +43,32 @@ def digits(isolated_home):
 
     pytest.importorskip("espeakng_loader")
     return prepare("digits", PRESETS["smoke"].data_options, workers=cores())
+
+
+@pytest.fixture(scope="module")
+def plan(digits):
+    """Its smallest plan, of one seed."""
+    from fdlab.studies.plan import make_plan
+
+    return make_plan("digits", "smoke", seeds=[0])
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    """All its modalities, on the CPU."""
+    from teaching import CPU, SIDES
+
+    from fdlab.data.paired import PairedData
+
+    return PairedData.load(digits, SIDES, CPU)
+
+
+@pytest.fixture
+def home(tmp_path, digits, monkeypatch):
+    """Runs and checkpoints of a test's own, over the one store."""
+    from fdlab.core import paths
+
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "stores").symlink_to(paths.stores())
+    monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
+    return tmp_path

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from teaching import CPU, build_teacher
 from torch import nn
 
 from fdlab.core import processes
@@ -21,13 +22,11 @@ from fdlab.core.config import RunConfig
 from fdlab.data.augment import View
 from fdlab.data.paired import PairedData
 from fdlab.data.store import prepare
-from fdlab.models.build import build_model, place
 from fdlab.models.norm import Norm, join_norms
 from fdlab.models.output import ModelOutput
 from fdlab.training.loop import Trained, train
 from fdlab.training.together import cut_view, gather
 
-CPU = torch.device("cpu")
 DEADLINE = 400  # seconds
 
 # --- in the process of the tests
@@ -40,7 +39,7 @@ def run_together(size: int, work, *given) -> list:
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["fdlab.training.runs", "fdlab.data.digits", "fdlab.models.resnet", "torch._dynamo"]
+        ["fdlab.training.ensure", "fdlab.data.digits", "fdlab.models.resnet", "torch._dynamo"]
     )
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     home = os.environ["FDLAB_HOME"]
@@ -88,9 +87,7 @@ def flatten(trained: Trained) -> dict[str, np.ndarray]:
 
 def train_one(config: RunConfig, data: PairedData) -> dict[str, np.ndarray]:
     """A run with a teacher as initialised, for the time's sake."""
-    store, teacher = data.store, None
-    if config.teacher:
-        teacher = place(build_model(store, config.teacher, width=config.width, seed=9), CPU)
+    teacher = build_teacher(data, config.teacher, config.width)
     return flatten(train(config, data, teacher, CPU))
 
 

@@ -27,7 +27,8 @@ from fdlab.core.records import RunRecord
 from fdlab.data.store import find_store
 from fdlab.models.build import build_model
 from fdlab.studies.plan import make_plan
-from fdlab.training.runs import ensure_run, find_run_damage
+from fdlab.training.ensure import ensure_run
+from fdlab.training.runs import find_run_damage
 
 HOSTILE = ("../../x", "$(touch y)", "; rm -r .", "a\nb", "a\0b")
 TRAIN = ["train", "--dataset", "birds", "--student", "image"]

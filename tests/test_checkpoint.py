@@ -18,53 +18,29 @@ from pathlib import Path
 import pytest
 import torch
 from resuming import assert_same, train_in_pieces
+from teaching import CLASSIFIERS, CPU, build_teacher
 
 from fdlab.core import files, paths, stop
 from fdlab.core.errors import UserError
-from fdlab.data.paired import PairedData
 from fdlab.methods import METHODS
-from fdlab.models.build import build_model, place
-from fdlab.studies.plan import make_plan
-from fdlab.training import checkpoint, runs
+from fdlab.training import checkpoint, ensure, runs
+from fdlab.training.ensure import ensure_pack, ensure_run
 from fdlab.training.loop import Course, train
-from fdlab.training.runs import complete, ensure_pack, ensure_run, fingerprint
-
-CPU = torch.device("cpu")
-NAMES = ["audio", "image", "text"]
-CLASSIFIERS = [name for name, kind in METHODS.items() if "classification" in kind.tasks]
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return make_plan("digits", "smoke", seeds=[0])
-
-
-@pytest.fixture(scope="module")
-def data(digits):
-    return PairedData.load(digits, NAMES, CPU)
+from fdlab.training.runs import complete, find_name
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, digits, monkeypatch):
-    """Runs and checkpoints of a test's own, over the one store."""
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "stores").symlink_to(paths.stores())
-    monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
+def home(home, monkeypatch):
+    """Every test has its own, and writes checkpoints as seldom as a command does."""
     monkeypatch.delenv(checkpoint.VARIABLE, raising=False)
-    return tmp_path
+    return home
 
 
 def cut_and_compare(data, config, cuts):
     def make():
-        teacher = None
-        if config.teacher:
-            teacher = place(build_model(data.store, config.teacher, width=8, seed=9), CPU)
-        return Course(config, data, teacher, CPU)
+        return Course(config, data, build_teacher(data, config.teacher), CPU)
 
-    teacher = make().trainer.read_teacher and place(
-        build_model(data.store, config.teacher, width=8, seed=9), CPU
-    )
-    whole = train(config, data, teacher, CPU)
+    whole = train(config, data, build_teacher(data, config.teacher), CPU)
     assert_same(whole, train_in_pieces(make, cuts), config.label)
 
 
@@ -131,10 +107,7 @@ def whole(config, home, tmp_path_factory, monkeypatch):
 
 
 def locate(config) -> str:
-    from fdlab.data.store import prepare
-
-    config = complete(config)
-    return fingerprint(config, prepare(config.dataset, config.data_options))
+    return find_name(complete(config))
 
 
 def stop_after(monkeypatch, steps: int, reason: str = "SIGTERM"):
@@ -416,7 +389,7 @@ def test_a_full_disk_at_the_end_of_one_run_leaves_the_others(plan, home, monkeyp
     configs = [plan.configure("text", seed=seed) for seed in range(3)]
     alone = [describe(ensure_run(config)) for config in configs]
     shutil.rmtree(home / "outputs" / "runs")
-    written = runs._write
+    written = ensure._write
 
     def write(folder, *given):
         if folder.name == locate(configs[1]):
@@ -424,7 +397,7 @@ def test_a_full_disk_at_the_end_of_one_run_leaves_the_others(plan, home, monkeyp
         return written(folder, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write", write)
+        patch.setattr(ensure, "_write", write)
         with pytest.raises(OSError, match="No space left on device"):
             ensure_pack(configs)
     there = [(home / "outputs" / "runs" / locate(config)).exists() for config in configs]
@@ -594,7 +567,7 @@ def test_thirty_kills_at_random_moments_change_nothing(plan, config, digits, hom
     undisturbed = ensure_run(config)
     wanted, folder = describe(undisturbed), undisturbed.folder
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fdlab.training.runs", "torch._dynamo"])
+    context.set_forkserver_preload(["fdlab.training.ensure", "torch._dynamo"])
 
     def begin():
         began = context.Event()

@@ -16,22 +16,21 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from others import PATIENCE, wait_for
 
 import fdlab
 from fdlab.cli import main
-from fdlab.core import paths, progress, stop
+from fdlab.core import paths, progress, stop, workers
 from fdlab.core.errors import UserError
 from fdlab.core.locks import find_owner
 from fdlab.execute.suite import read_suites
 from fdlab.studies.grid import configure_grid
 from fdlab.studies.plan import make_plan
 from fdlab.training import checkpoint, cluster, pool
+from fdlab.training.ensure import ensure_run
 from fdlab.training.pool import attempt_runs, ensure_runs
-from fdlab.training.runs import ensure_run
 
 distributed = pytest.importorskip("distributed")
-ROOT = Path(__file__).resolve().parents[1]
-SOON = 120  # seconds, for whatever has to come
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def crowd():
 @pytest.fixture()
 def scheduler(crowd, digits, monkeypatch):
     monkeypatch.setenv(cluster.VARIABLE, crowd.scheduler_address)
-    monkeypatch.setattr(pool, "POLL", 0.05)
+    monkeypatch.setattr(workers, "POLL", 0.05)
     monkeypatch.setattr(cluster, "ASK", 0.1)
     return crowd.scheduler_address
 
@@ -58,14 +57,6 @@ def scheduler(crowd, digits, monkeypatch):
 @pytest.fixture()
 def plan(digits):
     return make_plan("digits", "smoke", epochs=1)
-
-
-def wait_for(found, seconds: float = SOON):
-    end = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
-    return value
 
 
 def lengthen(config, epochs: int):
@@ -107,7 +98,7 @@ def test_a_lost_workers_run_goes_elsewhere_and_is_as_if_trained_here(
 
     victim, lost = wait_for(find_workers)[0]
     victim.send_signal(signal.SIGKILL)
-    sweep.join(SOON)
+    sweep.join(PATIENCE)
     assert [outcome.error for outcome in outcomes] == [None] * 3
     begun = {line["id"] for line in read_events() if line["total"] == 8}
     assert len(begun) == 3  # two runs, one of them twice
@@ -132,7 +123,7 @@ def test_a_failing_run_stops_no_other(plan, scheduler, monkeypatch, where):
     if where != "cluster":
         monkeypatch.delenv(cluster.VARIABLE)
     monkeypatch.setenv("FDLAB_WORKERS", "2" if where == "side by side" else "1")
-    monkeypatch.setattr(pool, "_open_pool", lambda *given: ThreadPoolExecutor(1))
+    monkeypatch.setattr(pool, "open_pool", lambda *given: ThreadPoolExecutor(1))
     seed = 40 + len(where)
     bad = spoil(plan.configure("text", seed=seed))
     taught = dataclasses.replace(
@@ -269,13 +260,8 @@ def test_a_stopped_sweep_says_what_is_left(plan, scheduler, monkeypatch, capsys)
     assert "2 left" in capsys.readouterr().out
 
 
-def test_notebooks_and_their_runs_share_one_thread(
-    crowd, digits, isolated_home, tmp_path, monkeypatch
-):
+def test_notebooks_and_their_runs_share_one_thread(crowd, home, monkeypatch):
     """The notebook leaves the worker's only thread to the run that it asks for."""
-    monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "stores").symlink_to(isolated_home / "outputs" / "stores")
     code = """
 import os
 from fdlab.studies.plan import make_plan
@@ -287,16 +273,16 @@ ensure_runs([plan.configure("text", seed=seed) for seed in (60, 61)])
 """
     head = 'dataset = "digits"  # x\npreset = "smoke"  # x\n'
     for name in read_suites()["core"]:
-        write_notebook(tmp_path / "notebooks", name, head, code)
-    write_notebook(tmp_path / "notebooks", "02_similarity", head, "1 / 0")
+        write_notebook(home / "notebooks", name, head, code)
+    write_notebook(home / "notebooks", "02_similarity", head, "1 / 0")
     crowd.scale(1)
     wait_for(lambda: len(crowd.scheduler_info["workers"]) == 1)
-    found = tmp_path / "scheduler.json"
+    found = home / "scheduler.json"
     found.write_text(json.dumps({"address": crowd.scheduler_address}))
     monkeypatch.setenv(cluster.VARIABLE, "")  # what the command sets is undone afterwards
     ask = ["reproduce", "--preset", "smoke", "--only", "01,02", "--jobs", "2"]
     assert main([*ask, "--dask", str(found)]) == 1
-    done = tmp_path / "outputs" / "digits-smoke" / "done"
+    done = home / "outputs" / "digits-smoke" / "done"
     assert [path.stem for path in done.iterdir()] == ["01_data"]
     assert "ZeroDivisionError" in (done.parent / "notebooks" / "02_similarity.ipynb").read_text()
     assert len(list(paths.runs().glob("*/record.json"))) == 2

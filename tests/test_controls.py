@@ -10,26 +10,15 @@ import torch
 
 from fdlab.core.config import TEACHER_KINDS, RunConfig
 from fdlab.core.errors import UserError
-from fdlab.data.paired import PairedData
 from fdlab.methods.base import Batch, Sizes, build_method
 from fdlab.models.build import build_model
 from fdlab.models.output import ModelOutput, Side, describe
-from fdlab.studies.plan import make_plan
+from fdlab.training.ensure import build_untrained, ensure_run
 from fdlab.training.probe import choose_steps, probe_terms, stack_probes
-from fdlab.training.runs import build_untrained, complete, ensure_run, find_teacher, fingerprint
+from fdlab.training.runs import complete, find_teacher, fingerprint
 from fdlab.training.teacher import CACHING, Noise, seat_teacher
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return make_plan("digits", "smoke", seeds=[0])
-
-
-@pytest.fixture(scope="module")
-def data(digits):
-    return PairedData.load(digits, ["audio", "image"], CPU)
 
 
 def seat(plan, data, kind: str, augmentation: str = ""):

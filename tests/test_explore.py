@@ -34,7 +34,7 @@ from fdlab.studies import explore as study
 from fdlab.studies.explore import Match, Shelf, Sides, View, examine
 from fdlab.studies.plan import make_plan
 from fdlab.studies.similarity import MEASURES
-from fdlab.training import runs as training
+from fdlab.training import ensure
 from fdlab.training.pool import ensure_runs
 
 PLANTED = View(dataset="planted", direction="first2second")
@@ -266,7 +266,7 @@ def test_wrong_fields_are_refused_with_the_choices(shelf, fields, message):
 
 
 def test_runs_are_found_beside_their_teachers_and_nothing_is_trained(runs, monkeypatch):
-    monkeypatch.setattr(training, "train_in_step", None)
+    monkeypatch.setattr(ensure, "train_in_step", None)
     image, audio, distilled, lonely = (run.record.fingerprint for run in runs)
     shelf = Shelf()
     found = [m for m in shelf.list_matches("digits") if m.preset == "smoke"]

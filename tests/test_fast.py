@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from teaching import CLASSIFIERS, CPU, SIDES, build_teacher
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fdlab.core.config import TrainConfig
@@ -16,7 +17,6 @@ from fdlab.methods import METHODS
 from fdlab.methods.base import Batch, Sizes, build_method
 from fdlab.models.build import build_model, place
 from fdlab.models.output import ModelOutput, describe
-from fdlab.studies.plan import make_plan
 from fdlab.training import fast as fast_module
 from fdlab.training import graphs
 from fdlab.training.fast import FEATURES, Fast, choose_fast
@@ -26,20 +26,7 @@ from fdlab.training.runs import complete
 from fdlab.training.teacher import Shared
 from fdlab.training.trainer import Trainer
 
-CPU = torch.device("cpu")
 PLAIN = Fast()
-NAMES = ["audio", "image", "text"]
-CLASSIFIERS = [name for name, kind in METHODS.items() if "classification" in kind.tasks]
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return make_plan("digits", "smoke", seeds=[0])
-
-
-@pytest.fixture(scope="module")
-def data(digits):
-    return PairedData.load(digits, NAMES, CPU)
 
 
 @pytest.fixture(autouse=True)
@@ -49,12 +36,6 @@ def untold():
 
 def configure(plan, method: str, student: str, teacher: str | None = None, seed: int = 0, **others):
     return complete(plan.configure(student, method, teacher, seed, **others))
-
-
-def build_teacher(data, modality: str | None, width: int = 8, seed: int = 9):
-    if modality is None:
-        return None
-    return place(build_model(data.store, modality, width=width, seed=seed), CPU)
 
 
 # --- what holds where
@@ -201,8 +182,8 @@ def list_pack(plan) -> list:
 def test_runs_in_step_equal_runs_alone(plan, data):
     configs = list_pack(plan)
     fast = choose_fast(CPU, edits="")
-    teachers = {name: build_teacher(data, name) for name in NAMES}
-    shared = {name: Shared() for name in NAMES}
+    teachers = {name: build_teacher(data, name) for name in SIDES}
+    shared = {name: Shared() for name in SIDES}
     alone, courses = [], []
     for config in configs:
         alone.append(train(config, data, build_teacher(data, config.teacher), CPU, fast=fast))
@@ -383,7 +364,7 @@ def test_what_cannot_be_recorded_is_known_before(plan, digits, data):
 
     config = configure(plan, "fdcmkd", "image", "audio")
     assert find(config) == find(config, config) == ""
-    streamed = PairedData.load(digits, NAMES, CPU, resident=False)
+    streamed = PairedData.load(digits, SIDES, CPU, resident=False)
     assert find(config, over=streamed) == "the data set does not fit on the device"
     drawing = Course(config, data, build_teacher(data, "audio"), CPU)
     drawing.trainer.learner.student.add_module("extra", torch.nn.Dropout(0.5))

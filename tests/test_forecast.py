@@ -19,21 +19,12 @@ from fdlab.training.pool import ensure_runs, find_missing
 from fdlab.training.runs import complete, fingerprint
 
 
-@pytest.fixture
-def empty(tmp_path, monkeypatch, digits):
-    """A root without runs, but with the data."""
-    monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "stores").symlink_to(digits.folder.parent)
-    return tmp_path
-
-
 def test_every_notebook_that_trains_says_what_it_needs():
     stems = {stem_of(name) for name in read_suites()["all"]}
     assert set(NEEDS) == stems - {"data", "speed", "report"}
 
 
-def test_runs_are_counted_once_and_missing_ones_are_named(empty):
+def test_runs_are_counted_once_and_missing_ones_are_named(home):
     found = forecast(plan_suite("core", preset="smoke", only="03,06", values={"seeds": [0]}))
     scale, comparison = found.needed.values()
     assert len(scale) == 3  # one network per modality
@@ -45,7 +36,7 @@ def test_runs_are_counted_once_and_missing_ones_are_named(empty):
     assert not list(paths.runs().glob("*/record.json"))
 
 
-def test_what_exists_is_not_counted_as_missing(empty):
+def test_what_exists_is_not_counted_as_missing(home):
     plan = make_plan("digits", "smoke", seeds=[0])
     runs = ensure_runs([plan.configure(m, seed=0) for m in plan.modalities])
     found = forecast(plan_suite("core", preset="smoke", only="03", values={"seeds": [0]}))
@@ -60,7 +51,7 @@ def test_what_exists_is_not_counted_as_missing(empty):
     assert set(find_missing(more)) == {fingerprint(more[0], plan.open_store())}
 
 
-def test_the_command_prints_and_runs_nothing(empty, capsys):
+def test_the_command_prints_and_runs_nothing(home, capsys):
     assert main(["reproduce", "--preset", "smoke", "--suite", "ablation", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [*read_suites()["ablation"], "in", "Table"]
@@ -130,13 +121,13 @@ def test_the_command_projects_on_every_device_that_was_measured(tmp_path, monkey
     assert note.startswith("training-broken.json is not valid JSON")
 
 
-def test_a_measured_rate_of_this_device_comes_before_timing_steps(empty, monkeypatch):
+def test_a_measured_rate_of_this_device_comes_before_timing_steps(home, monkeypatch):
     monkeypatch.setenv("FDLAB_WORKERS", "1")
     here = describe_device(torch.device("cpu"))
     cpu = alter(make_cpu(), "device", to=here)
     plan = make_plan("digits", "smoke", seeds=[0])
     cpu["shapes"]["digits"]["width"] = plan.width
-    plant(empty, cpu=cpu)
+    plant(home, cpu=cpu)
     counts = plan.open_store().manifest["counts"]
     configs = [
         complete(plan.configure("image", "fdcmkd", "audio", seed=0)),  # 9e-4 as measured
@@ -149,5 +140,5 @@ def test_a_measured_rate_of_this_device_comes_before_timing_steps(empty, monkeyp
     text = complete(plan.configure("text", seed=0))
     _, basis = estimate_seconds([*configs, text])
     assert "measured on 2026-11-19 and from some steps timed now" in basis
-    plant(empty, cpu=alter(cpu, "shapes", "digits", "width", to=64))
+    plant(home, cpu=alter(cpu, "shapes", "digits", "width", to=64))
     assert "measured" not in estimate_seconds(configs)[1]

@@ -22,15 +22,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from others import PATIENCE, run_holder, wait_for
 
 from fdlab.core import locks, stop
 from fdlab.core.errors import UserError
 from fdlab.core.locks import Lock, Taken, find_owner, holding, locate_claim, remove_leftovers
 
-ROOT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["fdlab.cli", "fdlab.execute.suite", "fdlab.training.pool"])
-PATIENCE = 120  # seconds; what takes longer has failed
 
 HOLD = """
 import sys
@@ -46,17 +45,8 @@ sys.stdin.readline()
 @pytest.fixture()
 def other(tmp_path):
     """A process that holds the lock of `thing`, until it reads a line."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "thing")], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout.readline() == "held\n"
+    with run_holder(HOLD, str(tmp_path / "thing")) as process:
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(params=["with", "without"])
@@ -74,13 +64,6 @@ def said(monkeypatch):
     return lines
 
 
-def wait_until(true, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_the_owner_is_named_and_waited_for(tmp_path, other, said):
     owner = find_owner(tmp_path / "thing")
     assert (owner.process, owner.host) == (other.pid, os.uname().nodename)
@@ -90,7 +73,7 @@ def test_the_owner_is_named_and_waited_for(tmp_path, other, said):
     lock = Lock(tmp_path / "thing", "it")
     thread = threading.Thread(target=lock.acquire)
     thread.start()
-    wait_until(lambda: said)
+    wait_for(lambda: said)
     assert thread.is_alive()
     other.stdin.write("\n")
     other.stdin.flush()
@@ -154,7 +137,7 @@ def test_a_living_owner_shows_life(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "BEAT", 0.05)
     with holding(tmp_path / "thing", "it"):
         stamps = set()
-        wait_until(lambda: stamps.add(locate_claim(tmp_path / "thing").stat().st_mtime_ns)
+        wait_for(lambda: stamps.add(locate_claim(tmp_path / "thing").stat().st_mtime_ns)
                    or len(stamps) > 3)  # fmt: skip
 
 
@@ -228,7 +211,7 @@ def test_what_exists_in_a_read_only_folder_is_found_and_the_rest_is_one_line(
     home, digits, monkeypatch
 ):
     from fdlab.data import store
-    from fdlab.training.runs import ensure_run
+    from fdlab.training.ensure import ensure_run
 
     monkeypatch.setattr(store, "_verified", {})
     shutil.copytree(digits.folder, home / "outputs" / "stores" / digits.folder.name)
@@ -274,11 +257,11 @@ def race(number: int, home: str, log: str, line) -> None:
     """Make the same as everyone else, and note what this process made itself."""
     os.environ |= {"FDLAB_HOME": home, "FDLAB_WORKERS": "1"}
     from fdlab.data import store
-    from fdlab.training import pool, runs
+    from fdlab.training import ensure, pool
 
     made = []
-    train, build = runs._train, store._build
-    runs._train = lambda found, *rest: made.extend(f.name for f in found) or train(found, *rest)
+    train, build = ensure._train, store._build
+    ensure._train = lambda found, *rest: made.extend(f.name for f in found) or train(found, *rest)
     store._build = lambda *arguments: made.append("store") or build(*arguments)
     configs = make_configs()
     if number % 2:  # in another order
@@ -288,7 +271,7 @@ def race(number: int, home: str, log: str, line) -> None:
     if number < 2:
         found = pool.ensure_runs(configs)
     else:
-        found = [runs.ensure_run(config) for config in configs]
+        found = [ensure.ensure_run(config) for config in configs]
     scores = {run.folder.name: run.record.curves["loss/task"] for run in found}
     Path(f"{log}-{number}.json").write_text(json.dumps({"made": made, "scores": scores}))
 
@@ -460,7 +443,7 @@ def read_outcome(home: Path) -> dict[str, str]:
 TRAIN = """
 os.environ["FDLAB_CHECKPOINT_SECONDS"] = "0"
 from fdlab.studies.plan import make_plan
-from fdlab.training.runs import ensure_run
+from fdlab.training.ensure import ensure_run
 plan = make_plan("digits", "smoke", epochs=24)
 losses = ensure_run(plan.configure("text")).record.curves["loss/task"]
 write_text(suite / "tables" / "{stem}-rows.csv", "\\n".join(map(repr, losses)))
@@ -498,11 +481,11 @@ def test_a_suite_that_is_killed_again_and_again_ends_as_an_undisturbed_one(home,
         before = count_begun(home, stem)
         with started(reproduce, [(str(home), str(home / "log"), END)]) as (process,):
             if stem == "data":
-                wait_until(lambda first=first, more=more: find_step(home) >= first + more)
+                wait_for(lambda first=first, more=more: find_step(home) >= first + more)
                 (place,) = (home / "outputs" / "checkpoints").iterdir()
                 os.kill(find_owner(runs / place.name).process, signal.SIGKILL)
             else:
-                wait_until(lambda stem=stem, before=before: count_begun(home, stem) > before)
+                wait_for(lambda stem=stem, before=before: count_begun(home, stem) > before)
                 time.sleep(rng.uniform(0, 0.3))
             owner = find_owner(done / f"{name}.json")
             os.killpg(process.pid, signal.SIGKILL)
@@ -532,7 +515,7 @@ def test_a_suite_stops_in_good_order_and_goes_on(home, how):
     write_suite(home, data=ASKED)
     arguments = [*END, "--time-budget", "12s" if how == "budget" else "1h"]
     with started(reproduce, [(str(home), str(home / "log"), arguments)]) as (process,):
-        wait_until(lambda: (home / "began").exists())
+        wait_for(lambda: (home / "began").exists())
         if how == "SIGTERM":
             os.kill(process.pid, signal.SIGTERM)
         process.join(PATIENCE)
@@ -559,7 +542,7 @@ def test_kernels_that_do_not_stop_are_ended_and_count_as_stopped(home, monkeypat
     found = []
     thread = threading.Thread(target=lambda: found.append(suite.run_suite(planned)))
     thread.start()
-    wait_until(lambda: (home / "began").exists())
+    wait_for(lambda: (home / "began").exists())
     stop.request("enough")
     thread.join(PATIENCE)
     (summary,) = found

@@ -16,8 +16,9 @@ from fdlab.data.paired import PairedData, measure_scale
 from fdlab.models.build import build_model
 from fdlab.studies.grid import configure_grid
 from fdlab.studies.plan import make_plan
+from fdlab.training.ensure import ensure_run
 from fdlab.training.loop import train
-from fdlab.training.runs import complete, ensure_run, find_teacher, fingerprint
+from fdlab.training.runs import complete, find_teacher, fingerprint
 from fdlab.training.schedules import find_rate
 
 CPU = torch.device("cpu")

@@ -25,14 +25,10 @@ from fdlab.core import paths, processes
 from fdlab.core.errors import UserError
 from fdlab.studies.plan import make_plan
 from fdlab.training.checkpoint import VARIABLE, list_checkpoints
-from fdlab.training.runs import complete, ensure_run
+from fdlab.training.ensure import ensure_run
+from fdlab.training.runs import complete
 
 CLOSE = 1e-9  # in float64; 3e-12 was measured
-
-
-@pytest.fixture(scope="module")
-def plan(digits):
-    return make_plan("digits", "smoke", seeds=[0])
 
 
 def test_batch_norm_over_processes_is_that_of_the_whole_batch():
@@ -148,14 +144,6 @@ def test_what_is_not_made_for_several_is_refused(monkeypatch, plan):
 
 
 # --- torchrun
-
-
-@pytest.fixture
-def home(tmp_path, digits, monkeypatch):
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "stores").symlink_to(paths.stores())
-    monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
-    return tmp_path
 
 
 def start_torchrun(*arguments: str) -> subprocess.Popen:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,15 +15,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from others import run_holder
 
-from fdlab.core import device, paths, slots, stop
+from fdlab.core import device, paths, slots, stop, workers
 from fdlab.core.errors import UserError
 from fdlab.core.locks import holding
 from fdlab.core.slots import claim_core, claiming
 from fdlab.execute import suite as execute
 from fdlab.execute.suite import SuiteRun
 from fdlab.training import pool
-from fdlab.training.pool import _is_at_work, _work
+from fdlab.training.pool import _is_at_work
 
 HOLD = """
 import sys, time
@@ -42,7 +41,7 @@ time.sleep(120)
 def machine(tmp_path, monkeypatch):
     """Two cores, and a temporary folder of the test's own."""
     monkeypatch.setattr(slots, "list_cores", lambda: [0, 1])
-    monkeypatch.setattr(pool, "POLL", 0.05)
+    monkeypatch.setattr(workers, "POLL", 0.05)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("FDLAB_WORKERS", raising=False)
@@ -51,17 +50,8 @@ def machine(tmp_path, monkeypatch):
 @pytest.fixture()
 def other():
     """Another process that has claimed both cores."""
-    root = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"PYTHONPATH": root}
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout.readline() == "held\n"
+    with run_holder(HOLD) as process:
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 class Crowd:
@@ -83,7 +73,7 @@ class Crowd:
 
 def run(tasks, **others) -> dict:
     with ThreadPoolExecutor(4) as executor:
-        return dict(_work(executor, tasks, **{"workers": 2, "sharing": True} | others))
+        return dict(workers._work(executor, tasks, **{"workers": 2, "sharing": True} | others))
 
 
 def count_free() -> int:
@@ -234,7 +224,7 @@ def test_workers_that_were_told_to_end_did_not_fail(monkeypatch):
         stop.request("SIGTERM")
         yield 0, fallen
 
-    monkeypatch.setattr(pool, "_follow", follow)
+    monkeypatch.setattr(pool, "follow_tasks", follow)
     monkeypatch.setattr(pool, "gather_packs", lambda asked, size: [[config] for config in asked])
     monkeypatch.setattr(pool, "count_workers", lambda: 2)
     missing, failed = {name: SimpleNamespace() for name in "ab"}, {}
@@ -273,7 +263,7 @@ def test_a_run_that_kills_its_process_is_found_and_the_others_go_on(tmp_path, mo
     names = ["killer", "victim", "third", "fourth"]
     missing = {name: SimpleNamespace(name=name, log=log) for name in names}
     with pool._spreading(), ExitStack() as stack:
-        staff = pool._Staff(stack, lambda: pool._open_pool(2))
+        staff = pool._Staff(stack, lambda: workers.open_pool(2))
         assert pool._train_here(missing, "cpu", staff, failed) == set(names[1:])
     assert set(failed) == {"killer"} and isinstance(failed["killer"], UserError)
     assert "was killed, perhaps for memory: 2 ran side by side" in str(failed["killer"])
@@ -299,7 +289,7 @@ def wait_for_a_stop(folder: Path) -> None:
 def test_an_interrupt_of_the_command_alone_reaches_its_workers(tmp_path, monkeypatch):
     monkeypatch.setenv("FDLAB_HOME", str(tmp_path))
     monkeypatch.setenv(stop.FILE, str(tmp_path / "outer"))  # as in a suite's kernel
-    with pytest.raises(KeyboardInterrupt), pool._spreading(), pool._open_pool(1) as opened:
+    with pytest.raises(KeyboardInterrupt), pool._spreading(), workers.open_pool(1) as opened:
         future = opened.submit(wait_for_a_stop, tmp_path)
         while not (tmp_path / "began").exists():
             assert not future.done()
@@ -342,7 +332,7 @@ def test_devices_are_named_as_the_environment_names_them(gpus, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "workers", "expected"),
+    ("asked", "count", "expected"),
     [
         ("auto", 3, ["4", "5", "6"]),
         ("cuda", 4, ["4", "5", "6", "4"]),
@@ -351,7 +341,7 @@ def test_devices_are_named_as_the_environment_names_them(gpus, monkeypatch):
         ("cpu", 2, ["4,5,6"] * 2),
     ],
 )
-def test_every_worker_sees_its_own_device(asked, workers, expected, gpus, monkeypatch):
+def test_every_worker_sees_its_own_device(asked, count, expected, gpus, monkeypatch):
     gpus(3)
     caught = {}
 
@@ -362,16 +352,16 @@ def test_every_worker_sees_its_own_device(asked, workers, expected, gpus, monkey
         def shutdown(self, cancel_futures):
             pass
 
-    monkeypatch.setattr(pool, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(pool, "follow_parent", lambda parent: None)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(workers, "follow_parent", lambda parent: None)
     monkeypatch.setenv("FDLAB_PROGRESS", "events")
     monkeypatch.setenv("FDLAB_WORKERS", "1")
     seen = []
     with monkeypatch.context() as patch:
         patch.setenv(device.VISIBLE, "4,5,6")
-        with pool._open_pool(workers, asked):
+        with workers.open_pool(count, asked):
             pass
-        for _ in range(workers):  # as each of them would, in its own process
+        for _ in range(count):  # as each of them would, in its own process
             patch.setenv(device.VISIBLE, "4,5,6")
             caught["start"](*caught["arguments"])
             seen.append(os.environ[device.VISIBLE])

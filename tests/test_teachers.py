@@ -6,32 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from teaching import CLASSIFIERS, CPU
 
 from fdlab.core.config import TrainConfig
 from fdlab.core.errors import UserError
 from fdlab.data.augment import strengthen
-from fdlab.data.paired import PairedData
 from fdlab.methods import METHODS
 from fdlab.models.build import build_model
 from fdlab.models.output import ModelOutput, describe
-from fdlab.studies.plan import make_plan
 from fdlab.training import teacher as teachers
-from fdlab.training.pool import find_teachers
-from fdlab.training.runs import complete, ensure_run, find_teacher, load_teacher
+from fdlab.training.ensure import ensure_run, load_teacher
+from fdlab.training.runs import complete, find_teacher, find_teachers
 from fdlab.training.trainer import Trainer
-
-CPU = torch.device("cpu")
-NAMES = [name for name, kind in METHODS.items() if "classification" in kind.tasks]
-
-
-@pytest.fixture(scope="module")
-def plan(digits):
-    return make_plan("digits", "smoke", seeds=[0])
-
-
-@pytest.fixture(scope="module")
-def data(digits):
-    return PairedData.load(digits, ["audio", "image", "text"], CPU)
 
 
 def make_trainer(plan, data, method: str, student: str = "image", teacher: str = "audio"):
@@ -88,7 +74,7 @@ def test_a_peer_trains_and_its_parameters_are_in_the_optimiser(plan, data, metho
     )
 
 
-@pytest.mark.parametrize("method", [*NAMES, "fdcmkd+0.5*vid"])
+@pytest.mark.parametrize("method", [*CLASSIFIERS, "fdcmkd+0.5*vid"])
 def test_every_parameter_that_a_method_trains_is_in_the_optimiser_once(plan, data, method):
     trainer = make_trainer(plan, data, method)
     held = [id(p) for group in trainer.optimiser.param_groups for p in group["params"]]
@@ -99,7 +85,7 @@ def test_every_parameter_that_a_method_trains_is_in_the_optimiser_once(plan, dat
         assert not {id(p) for p in frozen.parameters()} & set(held)
 
 
-@pytest.mark.parametrize("method", [m for m in NAMES if METHODS[m].compares])
+@pytest.mark.parametrize("method", [m for m in CLASSIFIERS if METHODS[m].compares])
 def test_every_method_distils_something_on_real_networks(plan, data, method):
     """What compares with the teacher moves the student, also where the last maps are 1 × 1."""
     trainer = make_trainer(plan, data, method)

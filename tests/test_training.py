@@ -14,15 +14,14 @@ from fdlab.core.errors import UserError
 from fdlab.core.records import RunRecord
 from fdlab.data.paired import PairedData
 from fdlab.models.build import build_model
-from fdlab.studies.plan import make_plan, read_list
+from fdlab.studies.plan import read_list
+from fdlab.training.ensure import ensure_pack, ensure_run
 from fdlab.training.fast import Fast
 from fdlab.training.loop import train
 from fdlab.training.pool import ensure_runs, gather_packs
 from fdlab.training.runs import (
     clean_runs,
     complete,
-    ensure_pack,
-    ensure_run,
     find_teacher,
     fingerprint,
     list_runs,
@@ -31,11 +30,6 @@ from fdlab.training.schedules import find_rate
 from fdlab.training.teacher import CACHING, Noise, Teacher
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return make_plan("digits", "smoke", seeds=[0])
 
 
 def test_the_schedule_is_the_papers():

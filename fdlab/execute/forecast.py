@@ -44,8 +44,8 @@ from fdlab.studies.similarity import configure_similarity
 from fdlab.studies.timings import COMMAND, Timing, read_timings
 from fdlab.training.evaluate import JUDGED
 from fdlab.training.fast import choose_fast
-from fdlab.training.pool import find_missing, find_teachers
-from fdlab.training.runs import complete, fingerprint, list_runs
+from fdlab.training.pool import find_missing
+from fdlab.training.runs import complete, find_name, find_teachers, list_runs
 
 Needs = Callable[[Plan, dict[str, Any]], Iterable[RunConfig]]
 
@@ -115,7 +115,7 @@ def forecast(suite: SuiteRun) -> Forecast:
         return Forecast({name: [] for name in suite.notebooks}, {}, np.nan, basis)
     needed, kept = {}, {}
     for notebook in suite.notebooks:
-        names = {_name(config): config for config in _list_needs(notebook, suite)}
+        names = {find_name(config): config for config in _list_needs(notebook, suite)}
         needed[notebook] = list(names)
         kept |= names
     missing = find_missing(kept.values())
@@ -137,10 +137,6 @@ def _list_needs(notebook: str, suite: SuiteRun) -> list[RunConfig]:
     )
     configs = [complete(config) for config in NEEDS[stem](plan, values)]
     return find_teachers(configs) + configs
-
-
-def _name(config: RunConfig) -> str:
-    return fingerprint(config, prepare(config.dataset, config.data_options))
 
 
 def describe_projections() -> list[str]:

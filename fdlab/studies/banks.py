@@ -14,8 +14,9 @@ from fdlab.data.store import Store
 from fdlab.features.bank import FeatureBank, extract, keep_bank
 from fdlab.models.build import have_same_network, place
 from fdlab.studies.plan import Plan
+from fdlab.training.ensure import build_untrained
 from fdlab.training.pool import ensure_runs
-from fdlab.training.runs import Run, build_untrained
+from fdlab.training.runs import Run
 
 CODE = ("fdlab.features", "fdlab.models", "fdlab.data.paired")
 

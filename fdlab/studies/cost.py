@@ -15,7 +15,8 @@ from fdlab.core.estimate import Estimate
 from fdlab.data.paired import PairedData
 from fdlab.studies.plan import Plan
 from fdlab.studies.stats import average_seeds
-from fdlab.training.runs import complete, load_teacher
+from fdlab.training.ensure import load_teacher
+from fdlab.training.runs import complete
 from fdlab.training.trainer import Trainer
 
 ROUNDS = 4  # of one step each, timed in turn with those of `none`

@@ -16,13 +16,14 @@ from sklearn.preprocessing import StandardScaler
 from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError
 from fdlab.core.estimate import Estimate
+from fdlab.core.workers import run_side_by_side
 from fdlab.features.bank import FeatureBank
 from fdlab.studies.banks import load_bank
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
 from fdlab.studies.comparison import configure_methods
 from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.stats import average_samples, average_seeds
-from fdlab.training.pool import ensure_runs, run_side_by_side
+from fdlab.training.pool import ensure_runs
 
 QUESTION = (
     "Does distillation make the student's features cluster better, or mix with the teacher's?"

@@ -17,6 +17,7 @@ from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_threads, measure
 from fdlab.core.estimate import Estimate
 from fdlab.core.progress import track
+from fdlab.core.workers import run_side_by_side
 from fdlab.data.paired import PairedData
 from fdlab.data.store import prepare
 from fdlab.studies.comparison import configure_methods
@@ -28,11 +29,12 @@ from fdlab.studies.stats import (
     count_seeds_within,
     estimate_deviation,
 )
+from fdlab.training.ensure import load_teacher
 from fdlab.training.evaluate import judge_samples
 from fdlab.training.fast import Fast, choose_fast
 from fdlab.training.loop import Trained, train
-from fdlab.training.pool import ensure_runs, run_side_by_side
-from fdlab.training.runs import Run, complete, find_teacher, load_teacher
+from fdlab.training.pool import ensure_runs
+from fdlab.training.runs import Run, complete, find_teacher
 
 QUESTION = "Does training in bf16 change where a run ends, beyond what another seed changes?"
 WITHIN, BEYOND, OPEN = "within", "beyond", "inconclusive"

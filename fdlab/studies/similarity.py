@@ -9,6 +9,7 @@ import numpy as np
 from fdlab.core.config import RunConfig
 from fdlab.core.estimate import Estimate
 from fdlab.core.seeding import derive_seed
+from fdlab.core.workers import run_side_by_side
 from fdlab.data.store import find_dataset
 from fdlab.reference import read_table
 from fdlab.spectral.bands import count_low_bins, count_low_dims
@@ -32,7 +33,6 @@ from fdlab.studies.stats import (
     compare_to_null,
     correct_holm,
 )
-from fdlab.training.pool import run_side_by_side
 
 QUESTION = "Do two modalities share their low frequencies, or only the mean of their features?"
 TABLE = "fdcmkd_table1_similarity"

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,38 +14,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from fdlab.core import paths, processes, stop
 from fdlab.core.config import RunConfig
-from fdlab.core.device import (
-    VISIBLE,
-    choose_device,
-    count_pack,
-    count_workers,
-    list_devices,
-    share_devices,
-)
+from fdlab.core.device import choose_device, count_pack, count_workers
 from fdlab.core.errors import UserError
 from fdlab.core.fingerprint import digest
 from fdlab.core.locks import find_owner
-from fdlab.core.parent import follow_parent, tell_children
-from fdlab.core.progress import VARIABLE, listen, say, track
-from fdlab.core.slots import claim_core, claiming
+from fdlab.core.parent import tell_children
+from fdlab.core.progress import VARIABLE, say, track
+from fdlab.core.slots import claiming
 from fdlab.core.stop import Stopped
+from fdlab.core.workers import follow_tasks, hear, open_pool, take_free
 from fdlab.data.store import prepare
 from fdlab.training import cluster
+from fdlab.training.ensure import ensure_pack, ensure_run
 from fdlab.training.runs import (
     Run,
     complete,
-    ensure_pack,
-    ensure_run,
-    find_teacher,
+    find_name,
+    find_teachers,
     fingerprint,
     open_run,
 )
-
-POLL = 0.5  # seconds between two looks for a free core
 
 
 @dataclass(frozen=True)
@@ -105,7 +86,7 @@ def attempt_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[
     remote = bool(os.environ.get(cluster.VARIABLE))
     with ExitStack() as stack:
         begin = functools.cache(lambda: stack.enter_context(_spreading()))
-        opened = cluster.open_crew if remote else partial(_open_pool, count_workers(), device)
+        opened = cluster.open_crew if remote else partial(open_pool, count_workers(), device)
         staff = _Staff(stack, opened)
         for wave in (find_teachers(configs), configs):
             missing = _leave_out(find_missing(wave), failed)
@@ -121,15 +102,10 @@ def attempt_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[
 def _report(
     config: RunConfig, failed: dict[str, Exception], trained: set[str], device: str
 ) -> Outcome:
-    name = _find_name(config)
+    name = find_name(config)
     if name in failed:
         return Outcome(config, error=failed[name])
     return Outcome(config, run=ensure_run(config, device=device), found=name not in trained)
-
-
-def _find_name(config: RunConfig) -> str:
-    """The fingerprint of a completed configuration."""
-    return fingerprint(config, prepare(config.dataset, config.data_options))
 
 
 def _leave_out(missing: dict[str, RunConfig], failed: dict[str, Exception]) -> dict[str, RunConfig]:
@@ -138,7 +114,7 @@ def _leave_out(missing: dict[str, RunConfig], failed: dict[str, Exception]) -> d
         return missing
     left = {}
     for name, config in missing.items():
-        causes = (failed.get(_find_name(teacher)) for teacher in find_teachers([config]))
+        causes = (failed.get(find_name(teacher)) for teacher in find_teachers([config]))
         cause = next(filter(None, causes), None)
         if cause is not None:
             stopped = isinstance(cause, Stopped)
@@ -146,12 +122,6 @@ def _leave_out(missing: dict[str, RunConfig], failed: dict[str, Exception]) -> d
         elif name not in failed:
             left[name] = config
     return left
-
-
-def find_teachers(configs: Iterable[RunConfig]) -> list[RunConfig]:
-    """The trained teachers of completed configurations."""
-    taught = (config for config in configs if config.teacher_kind != "untrained")
-    return [teacher for teacher in map(find_teacher, taught) if teacher]
 
 
 def find_missing(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
@@ -213,7 +183,7 @@ def _train_here(
         waiting = list(range(len(tasks)))
         while waiting and not job.halts():
             with claiming(sharing):
-                place = _take(waiting, job.is_free)
+                place = take_free(waiting, job.is_free)
                 job.note(place, _attempt(tasks[place]))
         return job.finish()
     with track("training", len(missing), unit="run") as report:
@@ -241,7 +211,7 @@ def _train_side_by_side(
     def follow(places: list[int], most: int) -> Iterator[tuple[int, BaseException | None]]:
         pool = staff.hire()
         own = [tasks[place] for place in places]
-        ended = _follow(
+        ended = follow_tasks(
             pool,
             own,
             lambda: most,
@@ -289,7 +259,7 @@ def _train_there(
     """
     crew = staff.hire()
     job = _Job.make(missing, max(crew.count(), 1), failed)
-    with _hear() as progress, track("training", len(missing), unit="run") as report:
+    with hear() as progress, track("training", len(missing), unit="run") as report:
         tasks = [_make_task(pack, device, progress) for pack in job.packs]
         try:
             for place, error in _train_far(tasks, crew, job):
@@ -311,7 +281,7 @@ def _train_far(
         refused = []
         own = [tasks[place] for place in places]
         is_free = functools.partial(lambda places, index: job.is_free(places[index]), places)
-        for index, future in _follow(crew, own, crew.count_room, False, is_free, job.halts):
+        for index, future in follow_tasks(crew, own, crew.count_room, False, is_free, job.halts):
             place = places[index]
             try:
                 error = future.exception()
@@ -419,168 +389,6 @@ def _spreading() -> Iterator[None]:
 def _is_at_work(name: str) -> bool:
     """Whether some process trains the run of a fingerprint just now."""
     return find_owner(paths.runs() / name) is not None
-
-
-def _take(waiting: list[int], is_free: Callable[[int], bool]) -> int:
-    """Take out the first that nobody else is at, or the first of all where there is none."""
-    place = next(filter(is_free, waiting), waiting[0])
-    waiting.remove(place)
-    return place
-
-
-def run_side_by_side(work: list[tuple[Callable, tuple]]) -> list:
-    """Results of (function, arguments), in their order, one process per worker.
-
-    For work in NumPy that takes seconds; functions and arguments are pickled. One thread each, so
-    that a result does not depend on how many run; in this process where there is little to do.
-    """
-    workers = min(len(work) // 2, count_workers())
-    if workers < 2:
-        return [_run_alone(*task) for task in work]
-    tasks = [partial(_run_alone, *task) for task in work]
-    with _open_pool(workers) as pool:
-        found = dict(_work(pool, tasks, workers, sharing=True))
-    return [found[place] for place in range(len(work))]
-
-
-def _run_alone(function: Callable, arguments: tuple):
-    with threadpool_limits(1):
-        return function(*arguments)
-
-
-def _work(
-    pool: Executor,
-    tasks: list[Callable[[], Any]],
-    workers: int,
-    sharing: bool,
-    is_free: Callable[[int], bool] = lambda place: True,
-) -> Iterator[tuple[int, Any]]:
-    """(place, result) of every task as it ends, see `_follow`; an error of one is raised, and a
-    stop once what is at work has ended."""
-    left = len(tasks)
-    for place, future in _follow(
-        pool, tasks, lambda: workers, sharing, is_free, lambda: bool(stop.find_reason())
-    ):
-        left -= 1
-        yield place, future.result()
-    if left:
-        reason = stop.find_reason()
-        raise Stopped(f"{reason}, with {left} left to do; the same command goes on")
-
-
-def _follow(
-    pool: Executor | cluster.Crew,
-    tasks: list[Callable[[], Any]],
-    count: Callable[[], int],
-    sharing: bool,
-    is_free: Callable[[int], bool],
-    halts: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[int, Future]]:
-    """(place, future) of every task as it ends, at most `count()` at once, asked again and again.
-
-    sharing: a task claims a core. One always runs; more start only on cores that no other fdlab
-    process has claimed, so that all together keep to the cores but for one of each process; where
-    `$FDLAB_WORKERS` says how many run, so many do. is_free: whether nobody else is at the same
-    task; those that somebody is at come last, when there may be nothing left to do. halts: once it
-    is so, nothing new starts, and what is at work comes to its end.
-    """
-    bound = sharing and not os.environ.get("FDLAB_WORKERS")
-    waiting, busy, watched = list(range(len(tasks))), {}, False
-    try:
-        while waiting or busy:
-            if halts():
-                waiting.clear()
-            room = count()
-            while waiting and len(busy) < room:
-                free = any(map(is_free, waiting))
-                core = claim_core() if sharing and free else None
-                if busy and not (free and (core or not bound)):
-                    break
-                place = _take(waiting, is_free)
-                busy[_submit(pool, tasks[place])] = place, core
-                watched = False
-            if not waiting and not room and halts():
-                break  # what was handed out has nobody to end it
-            if not busy:
-                time.sleep(POLL if waiting else 0)  # until somebody is there to work
-                continue
-            over, _ = wait(busy, POLL, FIRST_COMPLETED)
-            full = isinstance(pool, ProcessPoolExecutor) and len(busy) == count_workers()
-            if full and not over and not watched:
-                # The executor notices the death of a process only if it was asked for something
-                # after that process had begun; where all are there, this begins no other.
-                _submit(pool, os.getpid)
-                watched = True
-            for future in over:
-                place, core = busy.pop(future)
-                if core:
-                    core.release()
-                yield place, future
-    finally:
-        for _, core in busy.values():
-            if core:
-                core.release()
-
-
-def _submit(pool: Executor | cluster.Crew, task: Callable[[], Any]) -> Future:
-    """Of a pool whose process was lost just now: as if the task had been at work in it."""
-    try:
-        return pool.submit(task)
-    except BrokenProcessPool as error:
-        future: Future = Future()
-        future.set_exception(error)
-        return future
-
-
-@contextmanager
-def _open_pool(workers: int, device: str = "cpu") -> Iterator[Executor]:
-    """Processes that report their progress here, and that end when this process does.
-
-    Where the block ends with an error, trainings in them are told to stop, as they are waited for.
-    Each sees its own share of the CUDA devices, unless one of them is asked for by its number.
-    """
-    chosen = choose_device(device)
-    shared = chosen.type == "cuda" and chosen.index is None
-    context = multiprocessing.get_context("spawn")
-    with _hear() as path:
-        shares = share_devices(list_devices(), workers) if shared else []
-        pool = ProcessPoolExecutor(
-            workers,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(path, os.getpid(), shares, context.Value("i", 0)),
-        )
-        try:
-            yield pool
-        except BaseException:
-            if stop.is_listening():  # else nobody would forget the reason
-                stop.request("the command was interrupted")
-                tell_children()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _hear() -> Iterator[str]:
-    """The file that takes progress events: the one of whoever listens already, or our own."""
-    if path := os.environ.get(VARIABLE):
-        yield path
-    else:
-        with listen() as path:
-            yield path
-
-
-def _start_worker(progress: str, parent: int, shares: list[list[str]], started) -> None:
-    """shares: devices of each worker, in the order in which they start, which `started` counts."""
-    os.environ[VARIABLE] = progress
-    os.environ["FDLAB_WORKERS"] = "1"
-    if shares:  # before anything here has asked for a device
-        with started:
-            place = started.value
-            started.value += 1
-        os.environ[VISIBLE] = ",".join(shares[place % len(shares)])
-    follow_parent(parent)
 
 
 def _choose_first(device: str) -> str:
