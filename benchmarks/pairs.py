@@ -42,8 +42,9 @@ from fdlab.data import DATASETS
 from fdlab.data.dataset import Built
 from fdlab.data.paired import PairedData
 from fdlab.methods import METHODS
+from fdlab.training.ensure import build_untrained
 from fdlab.training.fast import Fast, choose_fast
-from fdlab.training.runs import build_untrained, complete
+from fdlab.training.runs import complete
 from fdlab.training.trainer import Trainer
 
 DATA = "cifar100"
