@@ -288,6 +288,7 @@ PRESETS = {
             train=TrainConfig(epochs=2, learning_rate=0.05),
             seeds=(0, 1),
             data_options={"limit": 240},
+            fewer={"logits": (0, 1)},
         ),
         Preset(
             "quick",
@@ -295,7 +296,12 @@ PRESETS = {
             width=16,
             train=TrainConfig(epochs=16, learning_rate=0.05),
             seeds=(0, 1, 2, 3),
-            fewer={"ablation": (0, 1), "sensitivity": (0,), "methods": (0, 1)},
+            fewer={
+                "ablation": (0, 1),
+                "sensitivity": (0,),
+                "methods": (0, 1),
+                "logits": (0, 1, 2),
+            },
         ),
         Preset(
             "reduced",

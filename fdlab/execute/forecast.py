@@ -33,6 +33,7 @@ from fdlab.studies.comparison import configure_comparison
 from fdlab.studies.distillation import configure_run
 from fdlab.studies.embedding import configure_embedding
 from fdlab.studies.gradients import configure_probes
+from fdlab.studies.logits import configure_logits
 from fdlab.studies.methods import configure_survey
 from fdlab.studies.plan import Plan, make_plan
 from fdlab.studies.precision import configure_precision
@@ -69,6 +70,8 @@ NEEDS: dict[str, Needs] = {
     "ablation": lambda plan, p: configure_ablation(plan, p["tables"], p["directions"]).values(),
     "sensitivity": lambda plan, p: configure_grid(plan, p["weights"], p["directions"]).values(),
     "precision": lambda plan, p: configure_precision(plan, p["methods"], p["direction"]).values(),
+    "logits": lambda plan, p: configure_logits(
+        plan, p["pairs"], p["base"], p["orders"], p["alphas"], p["betas"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
 TIMED_STEPS = 5

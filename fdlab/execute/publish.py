@@ -37,6 +37,7 @@ SHOWN = {
     "segmentation": "overlays",
     "speed": "targets",
     "precision": "endings",
+    "logits": "parts",
 }
 APART = ("speed",)  # suites about this machine rather than a data set
 SHORT = ("comparison", "segmentation")  # kept and shown of the data sets of suite `tasks`

@@ -22,6 +22,8 @@ SIGNS = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "→": r"$\rightarrow$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
     "λ": r"$\lambda$",
     "Δ": r"$\Delta$",
     "±": r"$\pm$",

@@ -14,9 +14,26 @@ from fdlab.studies.sensitivity import CHOSEN, Grid, Sensitivity
 
 
 def draw_grid(axis, result: Sensitivity, grid: Grid) -> None:
+    draw_cells(axis, grid, result.low, result.high)
+    axis.set_xlabel("λ2, weight of the high band")
+    axis.set_ylabel("λ1, weight of the low band")
+    axis.set_title(f"{arrow(grid.direction)}: {describe_spread(grid)}")
+
+
+def describe_spread(grid: Grid) -> str:
+    return f"spread {grid.spread:.1f} points\nby chance {grid.noise[0]:.1f} to {grid.noise[1]:.1f}"
+
+
+def draw_cells(
+    axis,
+    grid: Grid,
+    rows: list[float],
+    columns: list[float],
+    chosen: tuple[float, float] = (CHOSEN, CHOSEN),
+) -> None:
     """Heat map of the accuracy over both weights, with the gain over no distillation below it."""
     frame = pd.DataFrame(
-        grid.means, index=[f"{w:g}" for w in result.low], columns=[f"{w:g}" for w in result.high]
+        grid.means, index=[f"{w:g}" for w in rows], columns=[f"{w:g}" for w in columns]
     )
     gains = grid.means - grid.none.mean()
     words = [[f"{a:.1f}\n{g:+.1f}" for a, g in zip(*row, strict=True)]
@@ -24,16 +41,9 @@ def draw_grid(axis, result: Sensitivity, grid: Grid) -> None:
     look = {"annot_kws": {"size": 7}, "linewidths": 0.5, "cmap": "cividis", "square": True}
     bar = {"label": "accuracy (%)"}
     seaborn.heatmap(frame, ax=axis, annot=words, fmt="", cbar_kws=bar, **look)
-    chosen = (result.high.index(CHOSEN), result.low.index(CHOSEN))
-    axis.add_patch(_frame(chosen, "--"))
-    axis.add_patch(_frame((result.high.index(grid.best[1]), result.low.index(grid.best[0])), "-"))
-    axis.set_xlabel("λ2, weight of the high band")
-    axis.set_ylabel("λ1, weight of the low band")
+    for pair, line in ((chosen, "--"), (grid.best, "-")):
+        axis.add_patch(_frame((columns.index(pair[1]), rows.index(pair[0])), line))
     axis.tick_params(length=0)
-    axis.set_title(
-        f"{arrow(grid.direction)}: spread {grid.spread:.1f} points\n"
-        f"by chance {grid.noise[0]:.1f} to {grid.noise[1]:.1f}"
-    )
 
 
 def _frame(place: tuple[int, int], line: str) -> Rectangle:

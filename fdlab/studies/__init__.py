@@ -16,5 +16,6 @@ STEMS = (
     "segmentation",
     "speed",
     "precision",
+    "logits",
     "report",
 )

@@ -71,15 +71,15 @@ class Separation:
 
     @property
     def purity(self) -> Estimate:
-        return _average_shares(self.purities)
+        return average_shares(self.purities)
 
     @property
     def auc(self) -> Estimate:
-        return _average_shares(self.aucs)
+        return average_shares(self.aucs)
 
     @property
     def mixing(self) -> Estimate:
-        return _average_shares(self.mixings)
+        return average_shares(self.mixings)
 
     @property
     def apart(self) -> bool | None:
@@ -154,22 +154,22 @@ class Embedding:
 
     def _claim_purity(self) -> Claim:
         gain = self.contrasts["fdcmkd-none"]
-        verdict = SUPPORTED if _is_above(gain) else REFUTED if _is_below(gain) else OPEN
+        verdict = SUPPORTED if lies_above(gain) else REFUTED if lies_below(gain) else OPEN
         parts = [f"chance {self.chance:.2f}", f"none {self.find('none').purity.format(2)}"]
         control = self.find("heads_only")
         if control is not None:
             rest, half = self.contrasts["fdcmkd-heads_only"], self.contrasts["heads_only-half"]
             parts += [
                 f"heads_only {control.purity.format(2)}",
-                f"fdcmkd - heads_only {_print(rest)}",
+                f"fdcmkd - heads_only {describe_gap(rest)}",
             ]
-            if verdict == SUPPORTED and not _is_above(rest):
-                verdict = MATCHED if _is_above(half) else OPEN
+            if verdict == SUPPORTED and not lies_above(rest):
+                verdict = MATCHED if lies_above(half) else OPEN
         return Claim(
             statement="FD-CMKD's student features are better separated by class",
             where="figure 4 (ICLR version, figure 6), t-SNE",
             paper="clearer clusters (picture)",
-            ours=f"class purity, fdcmkd - none {_print(gain)}",
+            ours=f"class purity, fdcmkd - none {describe_gap(gain)}",
             control="; ".join(parts),
             verdict=verdict,
             why=(
@@ -434,22 +434,22 @@ def probe_modality(one: np.ndarray, two: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
-def _average_shares(values: np.ndarray) -> Estimate:
+def average_shares(values: np.ndarray) -> Estimate:
     """Over seeds; Student's interval does not know that a share is from 0 to 1."""
     found = average_seeds(values)
     low, high = (float(np.clip(edge, 0, 1)) for edge in (found.low, found.high))
     return Estimate(found.mean, low, high, found.n)
 
 
-def _is_above(pair: list[Estimate]) -> bool:
+def lies_above(pair: list[Estimate]) -> bool:
     return all(e.excludes(0) and e.mean > 0 for e in pair)
 
 
-def _is_below(pair: list[Estimate]) -> bool:
+def lies_below(pair: list[Estimate]) -> bool:
     return all(e.excludes(0) and e.mean < 0 for e in pair)
 
 
-def _print(pair: list[Estimate]) -> str:
+def describe_gap(pair: list[Estimate]) -> str:
     seeds, samples = pair
     return (
         f"{seeds.format(2, sign=True)} over {seeds.n} seeds, "

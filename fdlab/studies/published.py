@@ -1,8 +1,9 @@
-"""The paper's tables cell by cell, and the verdict on a measured cell."""
+"""The papers' tables cell by cell, and the verdict on a measured cell."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scipy import stats
@@ -20,7 +21,8 @@ class Source:
     """Where a file of `fdlab.reference` is from, and which study measures it.
 
     keys: the columns that name a row. aside: further columns that hold no value. percent: whether
-    the values are accuracies, each a share of right answers.
+    the values are accuracies, each a share of right answers. turned: whether a line is of one data
+    set and pair of networks, which it names aside, and a column is what others have as a row.
     """
 
     where: str
@@ -29,13 +31,14 @@ class Source:
     keys: tuple[str, ...]
     aside: tuple[str, ...] = ()
     percent: bool = False
+    turned: bool = False
 
 
 def _accuracy(where: str, study: str, *keys: str, aside: tuple[str, ...] = ()) -> Source:
     return Source(where, study, "top-1 accuracy (%)", keys, aside, percent=True)
 
 
-# Columns of values are `<data set>` or `<data set>_<student's modality>`.
+# Columns of values are `<data set>`, `<data set>_<student's modality>`, or `<data set>_<pair>`.
 SOURCES = {
     "fdcmkd_figure1_scale": Source("figure 1", "scale", "features, audio - visual", ("quantity",)),
     "fdcmkd_table1_similarity": Source(
@@ -54,6 +57,15 @@ SOURCES = {
     "fdcmkd_figure5_weights": Source(
         "figure 5", "sensitivity", "weight of the distances", ("quantity",)
     ),
+    "figkd_table6_frequency_ablation": Source(
+        "FiGKD, Table VI",
+        "logits",
+        "top-1 accuracy (%)",
+        ("bands",),
+        aside=("dataset", "teacher", "student"),
+        percent=True,
+        turned=True,
+    ),
 }
 Place = tuple[str, str, str]  # of a cell: file, row, column
 
@@ -65,24 +77,42 @@ def list_published() -> list[Number]:
     """
     numbers = []
     for table, source in SOURCES.items():
-        for row in read_table(table):
-            names = [f"{column} {row[column]}" for column in source.keys]
-            for column, value in row.items():
-                if column in (*source.keys, *source.aside) or not value:
-                    continue
-                numbers.append(
-                    Number(
-                        quantity=f"{source.quantity}, {', '.join(names)}",
-                        where=source.where,
-                        table=table,
-                        key=" ".join(row[key] for key in source.keys),
-                        data=column,
-                        paper=float(value),
-                        digits=len(value.partition(".")[2]),
-                        study=source.study,
-                    )
+        for names, column, value in _list_cells(table, source):
+            words = [f"{key} {name}" for key, name in zip(source.keys, names, strict=True)]
+            numbers.append(
+                Number(
+                    quantity=f"{source.quantity}, {', '.join(words)}",
+                    where=source.where,
+                    table=table,
+                    key=" ".join(names),
+                    data=column,
+                    paper=float(value),
+                    digits=len(value.partition(".")[2]),
+                    study=source.study,
                 )
+            )
     return numbers
+
+
+def _list_cells(table: str, source: Source) -> Iterator[tuple[list[str], str, str]]:
+    """Every cell that has a value: (what names its row, its column, its value)."""
+    for row in read_table(table):
+        for column, value in row.items():
+            if column in (*source.keys, *source.aside) or not value:
+                continue
+            if source.turned:
+                yield [column], f"{row['dataset']}_{row['teacher']}-{row['student']}", value
+            else:
+                yield [row[key] for key in source.keys], column, value
+
+
+def name_pair(pair: str) -> str:
+    """A pair of our networks as FiGKD's tables print it: its MobileNetV2 is the one of half width.
+
+    >>> name_pair("vgg13-mobilenetv2_half")
+    'vgg13-mobilenetv2'
+    """
+    return pair.replace("mobilenetv2_half", "mobilenetv2")
 
 
 def weigh(number: Number, ours: Estimate, samples: int, preset: str, control: str = "") -> Number:

@@ -122,11 +122,13 @@ def configure_grid(
     return found
 
 
-def check_weights(weights: list[float] | None) -> list[float]:
-    """The grid's weights, the paper's where none are given; 1 is always among them."""
-    given = [float(w) for w in weights or WEIGHTS]
+def check_weights(
+    weights: list[float] | None, default: tuple[float, ...] = WEIGHTS, name: str = "weights"
+) -> list[float]:
+    """The grid's weights, the default where none are given; 1 is always among them."""
+    given = [float(w) for w in weights or default]
     if any(not 0 < w < np.inf for w in given):
-        raise UserError(f"weights is {weights}: expected finite numbers above 0")
+        raise UserError(f"{name} is {weights}: expected finite numbers above 0")
     return sorted({*given, CHOSEN})
 
 
@@ -150,7 +152,7 @@ def scan_weights(
             for high in scale
         }
         base = [runs[way, 0.0, 0.0, s].judge(labels) for s in plan.seeds]
-        grids.append(_summarise(way, scale, answers, np.array(base)))
+        grids.append(summarise_grid(way, answers, np.array(base)))
     return Sensitivity(
         plan.dataset,
         plan.preset,
@@ -163,29 +165,33 @@ def scan_weights(
     )
 
 
-def _summarise(
-    way: str, scale: list[float], answers: dict[tuple[float, float], np.ndarray], none: np.ndarray
+def summarise_grid(
+    way: str,
+    answers: dict[tuple[float, float], np.ndarray],
+    none: np.ndarray,
+    chosen: tuple[float, float] = (CHOSEN, CHOSEN),
 ) -> Grid:
-    accuracy = np.array([[100 * answers[a, b].mean(axis=1) for b in scale] for a in scale])
-    means = {pair: rows.mean() for pair, rows in answers.items()}
+    """A grid from each pair's (S, n) right answers, one of the pairs being `chosen`; none: (S, n)
+    without distillation."""
+    rows, columns = (list(dict.fromkeys(pair[i] for pair in answers)) for i in range(2))
+    accuracy = np.array([[100 * answers[a, b].mean(axis=1) for b in columns] for a in rows])
+    means = {pair: found.mean() for pair, found in answers.items()}
     best = max(means, key=means.get)
-    chosen = answers[CHOSEN, CHOSEN]
     contrasts = correct_contrasts(
         {
-            str(pair): contrast_answers(rows, chosen)
-            for pair, rows in answers.items()
-            if pair != (CHOSEN, CHOSEN)
+            str(pair): contrast_answers(found, answers[chosen])
+            for pair, found in answers.items()
+            if pair != chosen
         }
     )
-    same = contrast_answers(chosen, chosen)
-    found = accuracy.mean(axis=2)
+    same = contrast_answers(answers[chosen], answers[chosen])
     return Grid(
         direction=way,
         accuracy=accuracy,
         none=100 * none.mean(axis=1),
         best=list(best),
         versus_chosen=contrasts.get(str(best), same),
-        spread=float(np.ptp(found)),
+        spread=float(np.ptp(accuracy.mean(axis=2))),
         noise=simulate_spread(np.array(list(answers.values()))),
     )
 
