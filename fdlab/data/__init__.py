@@ -9,6 +9,7 @@ DATASETS = Table(
         "digits_text": "fdlab.data.digits:DIGITS_TEXT",
         "planted": "fdlab.data.planted:PLANTED",
         "rooms": "fdlab.data.rooms:ROOMS",
+        "shapes": "fdlab.data.shapes:SHAPES",
         "cremad": "fdlab.data.cremad:CREMAD",
         "ave": "fdlab.data.ave:AVE",
         "vggsound": "fdlab.data.vggsound:VGGSOUND",

@@ -50,6 +50,8 @@ class Dataset:
     pairs: teacher's network to student's, such as "vgg13-vgg8", those that are compared within the
     set's first modality where none are asked for; of a set with one modality the first pair's
     student is its own network. store: the data set whose store this one reads, where not its own.
+    specimens: options → (K, C, H, W) uint8, one clean picture of every class, for a set that can
+    draw them.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Dataset:
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     store: str = ""
     pairs: tuple[str, ...] = ()
+    specimens: Callable[[Any], np.ndarray] | None = None
 
     @property
     def labels(self) -> int:

@@ -9,10 +9,11 @@ import pandas as pd
 
 from fdlab.data.dataset import SPLITS
 from fdlab.figures.plate import Plate, Table
-from fdlab.figures.style import color_classes, color_modality, plain
+from fdlab.figures.style import color_classes, color_modality, find_venue, plain
 from fdlab.studies.data import Overview
 
 FEW = 12  # classes whose names fit below a column's figure
+GAP = 2  # pixels between the pictures of a sheet
 SIDE_BY_SIDE = 40  # letters of names that fit there in one line
 SPLIT_COLORS = ("#44AA99", "#DDCC77", "#882255")
 
@@ -23,7 +24,11 @@ def draw_counts(axis, result: Overview) -> None:
     for i, split in enumerate(SPLITS):
         axis.bar(places + 0.27 * (i - 1), result.counts[split], 0.25, color=SPLIT_COLORS[i],
                  label=split)  # fmt: skip
-    words = [plain(textwrap.shorten(name, 18, placeholder="…")) for name in result.names]
+    if result.families:  # a tick for each, below the middle of its classes
+        size = len(places) // len(result.families)
+        places = places[::size] + (size - 1) / 2
+    names = result.families or result.names
+    words = [plain(textwrap.shorten(name, 18, placeholder="…")) for name in names]
     numbered = all(name.isdigit() for name in words)
     axis.set_xticks(places, words)
     if not numbered and sum(len(name) + 2 for name in words) > SIDE_BY_SIDE:
@@ -38,8 +43,10 @@ def draw_counts(axis, result: Overview) -> None:
 
 
 def title(result: Overview, label: int) -> str:
-    """A column's heading: the class, by its name where it has one."""
+    """A column's heading: the class, by its name where it has one; of a family in two lines."""
     name = result.names[label]
+    if result.families:
+        return plain(name.replace(", ", "\n", 1))
     return f"class {name}" if name.isdigit() else plain(textwrap.shorten(name, 14, placeholder="…"))
 
 
@@ -87,6 +94,27 @@ def show_mask(axis, mask: np.ndarray, palette: np.ndarray, under: np.ndarray | N
     axis.imshow(colours, interpolation="nearest")
 
 
+def draw_specimens(axis, result: Overview) -> None:
+    """A clean picture of every class: a row for each family, a column for each of its classes."""
+    rows = len(result.families)
+    columns = len(result.names) // rows
+    *_, channels, height, width = result.specimens.shape
+    pad = ((0, 0), (0, 0), (0, GAP), (0, GAP))
+    tiles = np.pad(result.specimens, pad, constant_values=255).reshape(
+        rows, columns, channels, height + GAP, width + GAP
+    )
+    sheet = tiles.transpose(2, 0, 3, 1, 4).reshape(channels, rows * (height + GAP), -1)
+    show_map(axis, sheet[:, :-GAP, :-GAP])
+    names = [title(result, label).split("\n")[-1] for label in range(columns)]
+    middles = (np.arange(columns) * (width + GAP) + width / 2 - 0.5,
+               np.arange(rows) * (height + GAP) + height / 2 - 0.5)  # fmt: skip
+    axis.set_xticks(middles[0], [name.replace(" ", "\n") for name in names])
+    axis.set_yticks(middles[1], [plain(name) for name in result.families])
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    axis.grid(False)
+
+
 def plates(result: Overview, venue: str = "aaai") -> dict[str, Plate]:
     drawn = [m for m in result.examples if m != "text"]
 
@@ -108,14 +136,20 @@ def plates(result: Overview, venue: str = "aaai") -> dict[str, Plate]:
             axes[len(drawn), 0].set_ylabel("classes")
 
     rows = len(drawn) + bool(result.masks.size)
-    height = 0.25 + 0.84 * rows + (0.55 if result.sentences else 0)
+    height = 0.25 + 0.84 * rows + (0.55 if result.sentences else 0) + 0.15 * bool(result.families)
     many = len(result.names) > FEW and not all(name.isdigit() for name in result.names)
-    return {
+    made = {
         "pairs": Plate.draw(pairs, venue, height=height, wide=True, rows=rows,
                             columns=len(result.labels)),
         "counts": Plate.draw(lambda axes: draw_counts(axes[0, 0], result), venue,
-                             height=2.4 if many else 1.9, wide=many),
+                             height=2.4 if many and not result.families else 1.9, wide=many),
     }  # fmt: skip
+    if result.specimens.size:
+        families = len(result.families)
+        square = find_venue(venue).text * families**2 / len(result.names)
+        made["classes"] = Plate.draw(lambda axes: draw_specimens(axes[0, 0], result), venue,
+                                     height=square, wide=True)  # fmt: skip
+    return made
 
 
 def tables(result: Overview) -> dict[str, Table]:

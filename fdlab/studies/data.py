@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,7 +23,9 @@ class Overview:
     palette: (K, 3) uint8 colours of the classes, where the data set has its own; else empty.
 
     sentences: of the shown events where there are any. shared: kind of id → how many of its values
-    occur in two splits. note: what is real and what is synthesised.
+    occur in two splits. note: what is real and what is synthesised. families: names, where equally
+    many classes in a row are one family each; else empty. specimens: (K, C, h, w) uint8, a clean
+    picture of every class, where the data set draws them; else (0,).
     """
 
     dataset: str
@@ -38,6 +40,8 @@ class Overview:
     sentences: list[str]
     shared: dict[str, int]
     note: str
+    families: list[str] = field(default_factory=list)
+    specimens: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
 
     @property
     def n(self) -> int:
@@ -48,6 +52,7 @@ class Overview:
         clean = [kind for kind, shared in self.shared.items() if shared == 0]
         apart = f"; disjoint between the splits: {', '.join(clean)}" if clean else ""
         kinds = "kinds of scene" if self.masks.size else "classes"
+        kinds += f" of {len(self.families)} families" if self.families else ""
         return f"{self.n} events in {len(self.counts['train'])} {kinds} ({sizes}){apart}."
 
     def claims(self) -> list[Claim]:
@@ -56,12 +61,19 @@ class Overview:
 
 def describe_data(plan: Plan, *, examples: int = 8) -> Overview:
     """Counts, ids shared between splits, and the first test event of each of some classes; of few
-    classes also the second, and so on."""
+    classes also the second, and so on. Of classes in families one class of each family, and of each
+    the next class."""
     store = plan.open_store()
+    dataset = store.dataset
     labels, split = np.array(store.labels), np.array(store.split)
-    classes = store.dataset.labels
+    classes = dataset.labels
+    families = store.info.get("families", [])
     test = store.rows("test")
-    shown = test[take_turns(labels[test], test)[:examples]]
+    kinds, order = labels[test], test
+    if families:
+        size = classes // len(families)
+        kinds, order = labels[test] // size, (labels[test] - labels[test] // size) % size
+    shown = test[take_turns(kinds, order)[:examples]]
     return Overview(
         dataset=plan.dataset,
         preset=plan.preset,
@@ -74,12 +86,16 @@ def describe_data(plan: Plan, *, examples: int = 8) -> Overview:
         names=name_labels(store),
         examples={name: shrink_examples(store.read(name)[shown]) for name in plan.modalities},
         masks=shrink_examples(store.read("mask")[shown])
-        if store.dataset.task == "segmentation"
+        if dataset.task == "segmentation"
         else np.empty(0, np.uint8),
         palette=read_palette(store),
         sentences=_read_sentences(store, shown),
         shared={kind: _count_shared(values, split) for kind, values in store.ids.items()},
         note=store.info.get("note", ""),
+        families=families,
+        specimens=dataset.specimens(dataset.options(**plan.data_options))
+        if dataset.specimens
+        else np.empty(0, np.uint8),
     )
 
 
