@@ -22,7 +22,6 @@ from fdlab.studies.logits import (
     configure_logits,
     dissect_logits,
     find_clusters,
-    find_families,
     read_published,
 )
 from fdlab.studies.parts import (
@@ -45,12 +44,13 @@ from fdlab.studies.parts import (
     split,
 )
 from fdlab.studies.plan import make_plan
-from fdlab.studies.published import list_published, name_pair
+from fdlab.studies.printed import name_printed
+from fdlab.studies.published import list_published
 from fdlab.studies.sensitivity import summarise_grid
 from fdlab.training.runs import complete
 
 K = 100
-FAMILIES = find_families(K, [str(f) for f in range(10)])
+FAMILIES = np.arange(K) // 10
 
 
 def draw_labels(n: int, seed: int = 0, classes: int = K) -> np.ndarray:
@@ -334,7 +334,7 @@ def test_the_papers_cells_are_found_by_pair(planted):
     high = TABLE, "high", "cifar100_vgg13-mobilenetv2"
     assert measured[high].mean == pytest.approx(planted.bands[2].values.mean())
     assert list(planted.controls()) == [high] and "base ce" in planted.controls()[high]
-    assert name_pair("vgg13-vgg8") == "vgg13-vgg8"
+    assert name_printed("vgg13-vgg8") == "vgg13-vgg8"
     assert read_published("permuted 0") == {}
 
 

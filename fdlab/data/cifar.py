@@ -404,6 +404,7 @@ def _describe(kind: str, summary: str) -> Dataset:
         source=Source(partial(list_events, kind), partial(decode, kind), chunk=1024),
         recipes=RECIPES,
         presets=PRESETS,
+        reports=kind if kind == "cifar100" else "",
         pairs=PAIRS,
     )
 

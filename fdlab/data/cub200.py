@@ -89,5 +89,6 @@ CUB200 = Dataset(
     directions=DIRECTIONS,
     source=Source(list_events, decode),
     recipes=RECIPES,
+    reports="cub200",
     pairs=PAIRS,
 )

@@ -57,5 +57,6 @@ MIT67 = Dataset(
     directions=DIRECTIONS,
     source=Source(list_events, decode),
     recipes=RECIPES,
+    reports="mit67",
     pairs=PAIRS,
 )

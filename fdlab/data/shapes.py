@@ -171,7 +171,7 @@ def build(
         info={
             "note": NOTE,
             "classes": list(CLASSES),
-            "families": list(FAMILIES),
+            "families": [family for family in FAMILIES for _ in VARIANTS],
             "variants": list(VARIANTS),
             "events": {name: int((split == i).sum()) for i, name in enumerate(SPLITS)},
         },

@@ -69,5 +69,6 @@ STANFORD40 = Dataset(
     directions=DIRECTIONS,
     source=Source(list_events, decode),
     recipes=RECIPES,
+    reports="stanford40",
     pairs=PAIRS,
 )

@@ -97,5 +97,6 @@ STANFORD_DOGS = Dataset(
     directions=DIRECTIONS,
     source=Source(list_events, decode),
     recipes=RECIPES,
+    reports="dogs",
     pairs=PAIRS,
 )

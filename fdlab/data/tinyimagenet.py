@@ -91,5 +91,6 @@ TINYIMAGENET = Dataset(
     source=Source(list_events, decode, chunk=256),
     recipes=RECIPES,
     presets=PRESETS,
+    reports="tinyimagenet",
     pairs=PAIRS,
 )

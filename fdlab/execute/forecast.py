@@ -43,6 +43,7 @@ from fdlab.studies.segmentation import configure_segmentation
 from fdlab.studies.sensitivity import configure_grid
 from fdlab.studies.similarity import configure_similarity
 from fdlab.studies.timings import COMMAND, Timing, read_timings
+from fdlab.studies.zoo import configure_zoo
 from fdlab.training.evaluate import JUDGED
 from fdlab.training.fast import choose_fast
 from fdlab.training.pool import find_missing
@@ -72,6 +73,8 @@ NEEDS: dict[str, Needs] = {
     "precision": lambda plan, p: configure_precision(plan, p["methods"], p["direction"]).values(),
     "logits": lambda plan, p: configure_logits(
         plan, p["pairs"], p["base"], p["orders"], p["alphas"], p["betas"]).values(),
+    "zoo": lambda plan, p: configure_zoo(
+        plan, p["methods"], p["pairs"], p["bases"], p["controls"], p["hyperparameters"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
 TIMED_STEPS = 5

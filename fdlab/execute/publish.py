@@ -38,9 +38,11 @@ SHOWN = {
     "speed": "targets",
     "precision": "endings",
     "logits": "parts",
+    "zoo": "gain",
 }
 APART = ("speed",)  # suites about this machine rather than a data set
-SHORT = ("comparison", "segmentation")  # kept and shown of the data sets of suite `tasks`
+# Suites that name their data sets: what is kept and shown of each of those.
+SHORT = {"tasks": ("comparison", "segmentation"), "logits": ("zoo",)}
 SMALL = (0.55, 96)  # of the PNGs' 300 dots per inch, and colours
 FINE = {"segmentation-overlays": (0.4, 256)}  # figures whose colours mean something
 
@@ -48,10 +50,10 @@ FINE = {"segmentation-overlays": (0.4, 256)}  # figures whose colours mean somet
 def publish(dataset: str, preset: str, suite: str = "") -> Path:
     """Records, results, tables and small PNGs of one finished suite, with a manifest; under 5 MB.
 
-    The core suite (of a data set of suite `tasks`, that one) has to be finished, and of the others
-    whatever was begun, but for those of `APART`, which are published by name, into a folder of
-    their own; of suite `tasks` two studies are kept. Everything can be drawn again from it without
-    training: `fdlab redraw`.
+    The core suite (of a data set that a suite of `SHORT` names, that one) has to be finished, and
+    of the others whatever was begun, but for those of `APART`, which are published by name, into a
+    folder of their own; of suites of `SHORT` some studies are kept. Everything can be drawn again
+    from it without training: `fdlab redraw`.
     """
     source = paths.suite_folder(dataset, preset)
     suites = read_suites(dataset)
@@ -62,11 +64,11 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
         wanted = apart
         kept = [stem_of(name) for name in wanted]
     else:
-        first = "tasks" if dataset in list_datasets("tasks") else "core"
+        first = _find_suite(dataset)
         begun = [n for n in suites["all"] if (source / "notebooks" / f"{n}.ipynb").is_file()]
         wanted = [n for n in dict.fromkeys([*suites[first], *begun]) if n not in apart]
         stems = set(map(stem_of, apart))
-        kept = SHORT if first == "tasks" else [stem for stem in STEMS if stem not in stems]
+        kept = SHORT.get(first) or [stem for stem in STEMS if stem not in stems]
     unfinished = find_unfinished(source, wanted)
     if unfinished:
         raise UserError(
@@ -95,6 +97,11 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
         if total > LIMIT:
             raise UserError(f"outputs/reference would hold {total} bytes: the limit is {LIMIT}")
     return target
+
+
+def _find_suite(dataset: str) -> str:
+    """The suite that a data set is published by: the one of `SHORT` that names it, or the core."""
+    return next((name for name in SHORT if dataset in list_datasets(name)), "core")
 
 
 def _list_runs(results: Path) -> list[str]:
@@ -130,10 +137,10 @@ def write_gallery(dataset: str, preset: str, suite: str = "") -> Path:
     """Draw the README's gallery from the published results: question, figure, finding.
 
     It stands between two comments that name it: `gallery`, or `gallery of <dataset>` for a data set
-    of suite `tasks`, of which less is shown, or `gallery of <suite>` for one of `APART`.
+    of a suite of `SHORT`, of which less is shown, or `gallery of <suite>` for one of `APART`.
     """
     folder = paths.reference() / (f"{dataset}-{preset}" + (f"-{suite}" if suite else ""))
-    short = dataset in list_datasets("tasks")
+    short = SHORT.get(_find_suite(dataset))
     name = f"gallery of {suite or dataset}" if suite or short else "gallery"
     begin, end = BEGIN.format(name), END.format(name)
     readme = paths.root() / "README.md"
@@ -144,7 +151,7 @@ def write_gallery(dataset: str, preset: str, suite: str = "") -> Path:
         begin,
         f"From `outputs/reference/{folder.name}/`; no number of these is typed by hand.",
     ]
-    for stem in SHORT if short else SHOWN:
+    for stem in short or SHOWN:
         if not (folder / RESULTS / f"{stem}.json").is_file():
             continue
         result = read_result(folder / RESULTS / f"{stem}.json")

@@ -36,6 +36,7 @@ from fdlab.studies.comparison import choose_methods, require_trials
 from fdlab.studies.hyperparameters import read_settings
 from fdlab.studies.plan import make_plan
 from fdlab.studies.ranking import require_convention
+from fdlab.studies.zoo import list_rows
 from fdlab.training import cluster
 
 REPORT = "00_report"
@@ -144,7 +145,8 @@ def plan_suite(
         raise UserError(f"--jobs is {jobs}: expected 1 to {most}, the cores or devices here")
     find_preset(preset)
     definition = find_dataset(dataset)
-    notebooks = [name for name in _choose(suites[suite], only) if _suits(name, definition.task)]
+    paired = bool(definition.pairs or (values or {}).get("pairs"))
+    notebooks = [n for n in _choose(suites[suite], only) if _suits(n, definition.task, paired)]
     values = {"dataset": dataset, "preset": preset} | (values or {})
     if (values["dataset"], values["preset"]) != (dataset, preset):
         raise UserError("dataset and preset are given by --dataset and --preset, not by -p")
@@ -183,6 +185,10 @@ def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
         plan.choose_directions([values["direction"]])
     choose_methods(values.get("methods", []), plan.definition.task)
     METHODS[values.get("method", "none")]
+    if values.get("pairs"):
+        plan.choose_pairs(values["pairs"])
+    if "bases" in values:
+        list_rows(values.get("methods", []), values["bases"])
     read_settings(values.get("hyperparameters", ""))
     require_trials(values.get("trials", 0))
     find_venue(values.get("venue", "aaai"))
@@ -397,9 +403,11 @@ def _trains(name: str) -> bool:
     return bool(read_notebook(_source(name)).metadata.get("fdlab", {}).get("trains"))
 
 
-def _suits(name: str, task: str) -> bool:
-    """Whether a notebook is for data sets of a task; most are for all."""
-    return read_notebook(_source(name)).metadata.get("fdlab", {}).get("task", task) == task
+def _suits(name: str, task: str, paired: bool) -> bool:
+    """Whether a notebook is for data sets of a task, with or without pairs of networks; most are
+    for all."""
+    about = read_notebook(_source(name)).metadata.get("fdlab", {})
+    return about.get("task", task) == task and (paired or not about.get("pairs"))
 
 
 def _choose(notebooks: list[str], only: str) -> list[str]:

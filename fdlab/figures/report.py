@@ -78,7 +78,7 @@ def _tabulate_claims(result: Report) -> Table:
         for claim in result.claims
     ]
     caption = (
-        f"The paper's claims on {result.dataset} at preset {result.preset}. Intervals are 95 %."
+        f"The papers' claims on {result.dataset} at preset {result.preset}. Intervals are 95 %."
     )
     return Table(pd.DataFrame(rows), caption)
 
@@ -113,7 +113,7 @@ def _tabulate_numbers(result: Report) -> Table:
             }
         )
     caption = (
-        f"The numbers of the paper's tables and figures beside those of {result.dataset} at preset "
+        f"The numbers of the papers' tables and figures beside those of {result.dataset} at preset "
         f"{result.preset}: {len(result.measured)} of {len(result.numbers)} were measured. "
         f"Intervals are 95 %, over seeds. What was not run is folded here into a line per table "
         f"and reason; the ledger lists every cell."

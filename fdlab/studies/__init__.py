@@ -1,6 +1,7 @@
 """Studies: one question each, records or feature banks in, a dataclass of plain arrays out."""
 
 TASKS = {"segmentation": "segmentation"}  # study → the only task that it is for
+PAIRS = ("zoo",)  # studies of data sets that name pairs of networks
 STEMS = (
     "data",
     "similarity",
@@ -17,5 +18,6 @@ STEMS = (
     "speed",
     "precision",
     "logits",
+    "zoo",
     "report",
 )

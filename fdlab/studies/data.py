@@ -67,7 +67,7 @@ def describe_data(plan: Plan, *, examples: int = 8) -> Overview:
     dataset = store.dataset
     labels, split = np.array(store.labels), np.array(store.split)
     classes = dataset.labels
-    families = store.info.get("families", [])
+    families = list_families(store.info.get("families", []))
     test = store.rows("test")
     kinds, order = labels[test], test
     if families:
@@ -97,6 +97,18 @@ def describe_data(plan: Plan, *, examples: int = 8) -> Overview:
         if dataset.specimens
         else np.empty(0, np.uint8),
     )
+
+
+def list_families(each: list[str]) -> list[str]:
+    """Names of families, given that of every class, where equally many classes in a row are one
+    family each; else none.
+
+    >>> list_families(["owl", "owl", "wren", "wren"]), list_families(["owl", "wren", "owl", "wren"])
+    (['owl', 'wren'], [])
+    """
+    names = list(dict.fromkeys(each))
+    size = len(each) // max(len(names), 1)
+    return names if each == [name for name in names for _ in range(size)] else []
 
 
 def take_turns(labels: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -9,23 +9,27 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fdlab.core.config import Pair
 from fdlab.core.errors import UserError
 from fdlab.methods import METHODS
 from fdlab.methods.base import resolve_method_options
 
 OWN = "hyperparameters.csv"  # beside the methods
+PAIRS = "pair_hyperparameters.csv"  # likewise: values of their own for pairs of networks
 COLUMNS = ("method", "option", "value", "source")
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """own: whether it is of the project's table."""
+    """own: whether it is of the project's table. pair: teacher's and student's network, such as
+    vgg13-vgg8, where it is for these alone."""
 
     method: str
     option: str
     value: Any
     source: str
     own: bool = False
+    pair: str = ""
 
 
 def read_settings(path: str = "") -> list[Setting]:
@@ -50,6 +54,23 @@ def read_settings(path: str = "") -> list[Setting]:
     for method in dict.fromkeys(setting.method for setting in settings):
         resolve_method_options(method, choose_options(settings, method))
     return settings
+
+
+def read_pair_settings() -> list[Setting]:
+    """The values that the methods' authors have for each pair of networks on CIFAR-100, under the
+    benchmark's own recipe."""
+    text = resources.files("fdlab.methods").joinpath(PAIRS).read_text(encoding="utf-8")
+    return [
+        Setting(
+            row["method"],
+            row["option"],
+            _parse(row["value"]),
+            row["source"],
+            True,
+            str(Pair(row["teacher"], row["student"])),
+        )
+        for row in csv.DictReader(text.splitlines())
+    ]
 
 
 def choose_options(settings: list[Setting], method: str) -> dict[str, Any]:

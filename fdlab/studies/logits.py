@@ -43,9 +43,11 @@ from fdlab.studies.parts import (
     measure_parts,
 )
 from fdlab.studies.plan import Pair, Plan, read_list
-from fdlab.studies.published import Place, name_pair
+from fdlab.studies.printed import name_printed
+from fdlab.studies.published import Place
 from fdlab.studies.sensitivity import Grid, check_weights, summarise_grid
 from fdlab.studies.stats import average_samples, average_seeds
+from fdlab.studies.zoo import find_families
 from fdlab.training.pool import ensure_runs, run_side_by_side
 from fdlab.training.runs import Run
 
@@ -147,7 +149,7 @@ class Logits:
         if not self.reports:
             return {}
         return {
-            (TABLE, band.name, f"{self.reports}_{name_pair(band.pair)}"): band.accuracy
+            (TABLE, band.name, f"{self.reports}_{name_printed(band.pair)}"): band.accuracy
             for band in self.bands
             if band.name in ROWS
         }
@@ -158,7 +160,7 @@ class Logits:
             place: f"base {self.base}; classes in a random order "
             + ", ".join(b.accuracy.format(1) for b in self.permuted(pair))
             for pair in self.pairs
-            for place in [(TABLE, FULL, f"{self.reports}_{name_pair(pair)}")]
+            for place in [(TABLE, FULL, f"{self.reports}_{name_printed(pair)}")]
             if self.reports
         }
 
@@ -478,7 +480,7 @@ def dissect_logits(
         np.stack([first[name, s].read_predictions() for s in plan.seeds])
         for name in (TEACHER, STUDENT)
     )
-    groups = find_families(len(store.classes), families)
+    groups = find_families(store)
     return Logits(
         dataset=plan.dataset,
         preset=plan.preset,
@@ -522,11 +524,6 @@ def list_runs(runs: Iterable[Run]) -> list[str]:
     """Fingerprints, those of the teachers among them."""
     records = [run.record for run in runs]
     return sorted({r.fingerprint for r in records} | {r.teacher for r in records if r.teacher})
-
-
-def find_families(classes: int, families: list[str]) -> np.ndarray | None:
-    """(K,) the family of each class, those of one after each other; None where there are none."""
-    return np.arange(classes) * len(families) // classes if families else None
 
 
 def compare_bands(pair: str, answers: dict[str, np.ndarray]) -> list[Band]:

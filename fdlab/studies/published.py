@@ -22,7 +22,10 @@ class Source:
 
     keys: the columns that name a row. aside: further columns that hold no value. percent: whether
     the values are accuracies, each a share of right answers. turned: whether a line is of one data
-    set and pair of networks, which it names aside, and a column is what others have as a row.
+    set and pair of networks, which it names aside, and a column is what others have as a row. data:
+    the data set that all of a file is about, "" where each column names its own. counted: whether
+    the values are counts of a network, which any data set's suite can make and which have no
+    interval. runs: how many the paper averages.
     """
 
     where: str
@@ -32,13 +35,23 @@ class Source:
     aside: tuple[str, ...] = ()
     percent: bool = False
     turned: bool = False
+    data: str = ""
+    counted: bool = False
+    runs: int = 1
 
 
-def _accuracy(where: str, study: str, *keys: str, aside: tuple[str, ...] = ()) -> Source:
-    return Source(where, study, "top-1 accuracy (%)", keys, aside, percent=True)
+def _accuracy(
+    where: str, study: str, *keys: str, aside: tuple[str, ...] = (), data: str = "", runs: int = 1
+) -> Source:
+    return Source(where, study, "top-1 accuracy (%)", keys, aside, True, data, runs=runs)
 
 
-# Columns of values are `<data set>`, `<data set>_<student's modality>`, or `<data set>_<pair>`.
+def _pairs(number: str, data: str = "") -> Source:
+    return _accuracy(f"FiGKD, Table {number}", "zoo", "method", data=data, runs=3)
+
+
+# Columns of values are `<data set>` or `<data set>_<student's modality>`, or of FiGKD's pairs
+# `<teacher>-<student>`, `<data set>_<teacher>-<student>` and `<data set>_<teacher>`.
 SOURCES = {
     "fdcmkd_figure1_scale": Source("figure 1", "scale", "features, audio - visual", ("quantity",)),
     "fdcmkd_table1_similarity": Source(
@@ -57,6 +70,14 @@ SOURCES = {
     "fdcmkd_figure5_weights": Source(
         "figure 5", "sensitivity", "weight of the distances", ("quantity",)
     ),
+    "figkd_cifar100_same_family": _pairs("I", "cifar100"),
+    "figkd_cifar100_cross_family": _pairs("II", "cifar100"),
+    "figkd_tinyimagenet_same_family": _pairs("III", "tinyimagenet"),
+    "figkd_tinyimagenet_cross_family": _pairs("IV", "tinyimagenet"),
+    "figkd_fgvr": _pairs("V"),
+    "figkd_table7_model_cost": Source(
+        "FiGKD, Table VII", "zoo", "size", ("teacher", "student"), counted=True
+    ),
     "figkd_table6_frequency_ablation": Source(
         "FiGKD, Table VI",
         "logits",
@@ -65,6 +86,7 @@ SOURCES = {
         aside=("dataset", "teacher", "student"),
         percent=True,
         turned=True,
+        runs=3,
     ),
 }
 Place = tuple[str, str, str]  # of a cell: file, row, column
@@ -106,13 +128,13 @@ def _list_cells(table: str, source: Source) -> Iterator[tuple[list[str], str, st
                 yield [row[key] for key in source.keys], column, value
 
 
-def name_pair(pair: str) -> str:
-    """A pair of our networks as FiGKD's tables print it: its MobileNetV2 is the one of half width.
-
-    >>> name_pair("vgg13-mobilenetv2_half")
-    'vgg13-mobilenetv2'
-    """
-    return pair.replace("mobilenetv2_half", "mobilenetv2")
+def find_data(number: Number) -> tuple[str, str]:
+    """(data set, what else its column names) of a number; ("", column) where it is about none."""
+    source = SOURCES[number.table]
+    if source.data or source.counted:
+        return source.data, number.data
+    data, _, rest = number.data.partition("_")
+    return data, rest
 
 
 def weigh(number: Number, ours: Estimate, samples: int, preset: str, control: str = "") -> Number:
@@ -122,16 +144,23 @@ def weigh(number: Number, ours: Estimate, samples: int, preset: str, control: st
     first widened by the binomial error of the paper's one run on its own test split, both at 95 %
     and added in squares (our choice). Where that split's size is not reported, ours is taken. How
     the paper's run varies over seeds is not known, and nothing is added for it. Compared at the
-    digits that the paper prints.
+    digits that the paper prints. A mean of several runs on one split is taken as one of them, since
+    they share its samples. A count agrees where it is the same at those digits.
     """
+    source = SOURCES[number.table]
+    if source.counted:
+        same = is_printed(ours.mean, number.paper, number.digits)
+        why = f"counted, {'and' if same else 'but not'} the same at the paper's digits"
+        return replace(number, ours=ours, control=control, why=why, n="counted: no samples",
+                       verdict=SUPPORTED if same else REFUTED)  # fmt: skip
     low, high, rule = ours.low, ours.high, "our interval over seeds; the paper gives none"
-    if SOURCES[number.table].percent:
-        known = count_tested(number.data.partition("_")[0])
+    if source.percent:
+        known = count_tested(find_data(number)[0])
         error = find_error(number.paper, known or samples)
         low = ours.mean - math.hypot(ours.mean - ours.low, error)
         high = ours.mean + math.hypot(ours.high - ours.mean, error)
         rule = (
-            "our interval over seeds widened by the binomial error of the paper's one run on "
+            f"our interval over seeds widened by the binomial error of {_say_runs(source.runs)} on "
             + (f"{known} test samples" if known else f"{samples} test samples (ours: its own n is "
                "not reported)")
         )  # fmt: skip
@@ -150,6 +179,19 @@ def weigh(number: Number, ours: Estimate, samples: int, preset: str, control: st
         why=why,
         n=describe_n(samples, ours.n),
     )
+
+
+def is_printed(value: float, printed: float, digits: int = 2) -> bool:
+    """Whether a value rounds to a printed one; half of the last digit may have gone either way.
+
+    >>> is_printed(3.625, 3.63), is_printed(3.62, 3.63)
+    (True, False)
+    """
+    return abs(value - printed) < 0.5 * 10**-digits + 1e-9
+
+
+def _say_runs(runs: int) -> str:
+    return "the paper's one run" if runs == 1 else f"one of the paper's {runs} runs"
 
 
 def find_error(percent: float, samples: int) -> float:

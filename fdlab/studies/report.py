@@ -1,4 +1,4 @@
-"""Which of the paper's claims and numbers does this data set support?"""
+"""Which of the papers' claims and numbers does this data set support?"""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from fdlab.core.results import read_result
 from fdlab.data.store import find_dataset
-from fdlab.studies import STEMS, TASKS
+from fdlab.studies import PAIRS, STEMS, TASKS
 from fdlab.studies.claims import NOT_RUN, Claim, Number, describe_n
-from fdlab.studies.published import SOURCES, Place, list_published, weigh
+from fdlab.studies.published import SOURCES, Place, find_data, list_published, weigh
 
-QUESTION = "Which of the paper's claims and numbers hold here, which do not, and which are open?"
+QUESTION = "Which of the papers' claims and numbers hold here, which do not, and which are open?"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Report:
         told = f" ({_list(numbers)})" if numbers else ""
         return (
             f"Of {len(self.claims)} claims on {self.dataset} at preset {self.preset}: "
-            f"{_list(self.count())}. Of the {len(self.numbers)} numbers of the paper's tables and "
+            f"{_list(self.count())}. Of the {len(self.numbers)} numbers of the papers' tables and "
             f"figures, {len(self.measured)} were measured here{told}."
         )
 
@@ -96,13 +96,15 @@ def collect_report(folder: Path, dataset: str, preset: str) -> Report:
     cell, the first counts.
     """
     claims, findings, missing = [], {}, []
-    task = find_dataset(dataset, prepared=False).task
+    definition = find_dataset(dataset, prepared=False)
     numbers = {number.place: number for number in list_published()}
     for stem in STEMS[:-1]:
         path = folder / f"{stem}.json"
-        if TASKS.get(stem, task) != task:
+        if TASKS.get(stem, definition.task) != definition.task:
             continue
         if not path.is_file():
+            if stem in PAIRS and not definition.pairs:
+                continue
             missing.append(stem)
             claims.append(_note_absence(stem))
             continue
@@ -148,14 +150,14 @@ def _note_absence(stem: str) -> Claim:
 
 def _explain(number: Number, done: set[Place], dataset: str, findings: dict[str, str]) -> str:
     """Why a number was not run: its data set, its study, its student or its row, in that order."""
-    data, _, student = number.data.partition("_")
+    data, column = find_data(number)
     if number.key == UNIDENTIFIED:
         return "unidentified baseline: the paper names no source for it and none was found"
-    if find_dataset(dataset, prepared=False).reports != data:
+    if data and find_dataset(dataset, prepared=False).reports != data:
         return f"data set {data} was not run: this suite ran on {dataset}"
     if number.study not in findings:
         return f"study {number.study} has no saved result"
-    if student and not any(place[::2] == number.place[::2] for place in done):
+    if column and not any(place[::2] == number.place[::2] for place in done):
         return f"study {number.study} measured nothing of {number.data}"
     return f"{number.quantity.removeprefix(SOURCES[number.table].quantity + ', ')} was not run"
 
