@@ -11,6 +11,7 @@ import numpy as np
 from fdlab.core.config import RunConfig
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.estimate import Estimate
+from fdlab.core.workers import run_side_by_side
 from fdlab.data.store import Store
 from fdlab.methods.figkd import BASES
 from fdlab.reference import read_table
@@ -48,7 +49,7 @@ from fdlab.studies.published import Place
 from fdlab.studies.sensitivity import Grid, check_weights, summarise_grid
 from fdlab.studies.stats import average_samples, average_seeds
 from fdlab.studies.zoo import find_families
-from fdlab.training.pool import ensure_runs, run_side_by_side
+from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import Run
 
 QUESTION = (

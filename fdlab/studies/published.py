@@ -43,7 +43,8 @@ class Source:
 def _accuracy(
     where: str, study: str, *keys: str, aside: tuple[str, ...] = (), data: str = "", runs: int = 1
 ) -> Source:
-    return Source(where, study, "top-1 accuracy (%)", keys, aside, True, data, runs=runs)
+    about = "top-1 accuracy (%)"
+    return Source(where, study, about, keys, aside, percent=True, data=data, runs=runs)
 
 
 def _pairs(number: str, data: str = "") -> Source:

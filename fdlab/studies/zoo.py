@@ -433,14 +433,12 @@ def name_row(row: str) -> str:
 
 
 def list_rows(
-    methods: list[str] | str, bases: list[str] | str, controls: list[str] | str = ()
+    methods: list[str] | str, bases: list[str] | str, controls: list[str] | None = None
 ) -> list[Row]:
     """The rows of a table: `none` first; FiGKD once on each base, that base among them, and on the
-    bases in `controls` again with its classes in a random order."""
-    chosen, again = (
-        read_list(name, list(value) if isinstance(value, tuple) else value, str)
-        for name, value in (("bases", bases), ("controls", controls))
-    )
+    bases in `controls`, the first where it is None, again with its classes in a random order."""
+    chosen = read_list("bases", list(bases) if isinstance(bases, tuple) else bases, str)
+    again = chosen[:1] if controls is None else controls
     for base in chosen:
         if base not in BASES:
             raise name_unknown("base of FiGKD", base, BASES)
@@ -492,7 +490,7 @@ def configure_zoo(
     methods: list[str] | str,
     pairs: list[str] | str | None = None,
     bases: list[str] | str = (CE,),
-    controls: list[str] | str = (),
+    controls: list[str] | None = None,
     hyperparameters: str = "",
 ) -> dict[tuple[str, str, int], RunConfig]:
     """(pair, row, seed) → its run, the teachers' among them."""
@@ -525,13 +523,13 @@ def measure_zoo(
     methods: list[str] | str,
     pairs: list[str] | str | None = None,
     bases: list[str] | str = (CE,),
-    controls: list[str] | str = (),
+    controls: list[str] | None = None,
     hyperparameters: str = "",
 ) -> Zoo:
     """Train or find every pair × row × seed and compare them, paired by seed and sample.
 
     bases: what FiGKD is built on. controls: those on which it is run again with its classes in a
-    random order. hyperparameters: a CSV file in place of the project's tables.
+    random order, None for the first. hyperparameters: a CSV file in place of the project's tables.
     """
     configs = configure_zoo(plan, methods, pairs, bases, controls, hyperparameters)
     runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
