@@ -382,5 +382,6 @@ SHAPES = Dataset(
     build=build,
     presets={"quick": {"seeds": (0, 1, 2)}},
     recipes={"quick": {"": {"epochs": 4, "augment": False}}},
+    pairs=("vgg13-vgg8", "vgg13-mobilenetv2_half"),
     specimens=draw_specimens,
 )

@@ -74,7 +74,7 @@ NEEDS: dict[str, Needs] = {
     "logits": lambda plan, p: configure_logits(
         plan, p["pairs"], p["base"], p["orders"], p["alphas"], p["betas"]).values(),
     "zoo": lambda plan, p: configure_zoo(
-        plan, p["methods"], p["pairs"], p["bases"], None, p["hyperparameters"]).values(),
+        plan, p["methods"], p["pairs"], p["bases"], p["controls"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
 TIMED_STEPS = 5

@@ -42,7 +42,7 @@ SHOWN = {
 }
 APART = ("speed",)  # suites about this machine rather than a data set
 # Suites that name their data sets: what is kept and shown of each of those.
-SHORT = {"tasks": ("comparison", "segmentation"), "logits": ("zoo",)}
+SHORT = {"tasks": ("comparison", "segmentation"), "logits": ("data", "logits", "zoo")}
 SMALL = (0.55, 96)  # of the PNGs' 300 dots per inch, and colours
 FINE = {"segmentation-overlays": (0.4, 256)}  # figures whose colours mean something
 

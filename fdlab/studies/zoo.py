@@ -433,12 +433,14 @@ def name_row(row: str) -> str:
 
 
 def list_rows(
-    methods: list[str] | str, bases: list[str] | str, controls: list[str] | None = None
+    methods: list[str] | str, bases: list[str] | str, controls: list[str] | str = ()
 ) -> list[Row]:
     """The rows of a table: `none` first; FiGKD once on each base, that base among them, and on the
-    bases in `controls`, the first where it is None, again with its classes in a random order."""
-    chosen = read_list("bases", list(bases) if isinstance(bases, tuple) else bases, str)
-    again = chosen[:1] if controls is None else controls
+    bases in `controls` again with its classes in a random order."""
+    chosen, again = (
+        read_list(name, list(value) if isinstance(value, tuple) else value, str)
+        for name, value in (("bases", bases), ("controls", controls))
+    )
     for base in chosen:
         if base not in BASES:
             raise name_unknown("base of FiGKD", base, BASES)
@@ -490,15 +492,14 @@ def configure_zoo(
     methods: list[str] | str,
     pairs: list[str] | str | None = None,
     bases: list[str] | str = (CE,),
-    controls: list[str] | None = None,
-    hyperparameters: str = "",
+    controls: list[str] | str = (),
 ) -> dict[tuple[str, str, int], RunConfig]:
     """(pair, row, seed) → its run, the teachers' among them."""
-    rows, settings = list_rows(methods, bases, controls), read_settings(hyperparameters)
+    rows, settings = list_rows(methods, bases, controls), read_settings()
     configs = {}
     for pair in plan.choose_pairs(pairs):
         find_group(pair.teacher, pair.student)  # refuses unknown networks
-        own = _choose_pair_settings(plan, pair) if not hyperparameters else []
+        own = _choose_pair_settings(plan, pair)
         for seed in plan.seeds:
             configs[str(pair), TEACHER, seed] = plan.configure_pair(pair.as_teacher(), BASE, seed)
             for row in rows:
@@ -523,22 +524,20 @@ def measure_zoo(
     methods: list[str] | str,
     pairs: list[str] | str | None = None,
     bases: list[str] | str = (CE,),
-    controls: list[str] | None = None,
-    hyperparameters: str = "",
+    controls: list[str] | str = (),
 ) -> Zoo:
     """Train or find every pair × row × seed and compare them, paired by seed and sample.
 
     bases: what FiGKD is built on. controls: those on which it is run again with its classes in a
-    random order, None for the first. hyperparameters: a CSV file in place of the project's tables.
+    random order.
     """
-    configs = configure_zoo(plan, methods, pairs, bases, controls, hyperparameters)
+    configs = configure_zoo(plan, methods, pairs, bases, controls)
     runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
     store = plan.open_store()
     answers = _judge_runs(store, runs, plan.seeds)
     chosen = plan.choose_pairs(pairs)
-    settings = read_settings(hyperparameters)
-    if not hyperparameters:
-        settings += [s for pair in chosen for s in _choose_pair_settings(plan, pair)]
+    settings = read_settings()
+    settings += [s for pair in chosen for s in _choose_pair_settings(plan, pair)]
     rows = list_rows(methods, bases, controls)
     used = {name for row in rows for name in name_parts(row.method)}
     records = [run.record for run in runs.values()]
