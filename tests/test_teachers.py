@@ -16,6 +16,7 @@ from fdlab.models.build import build_model
 from fdlab.models.output import ModelOutput, describe
 from fdlab.training import teacher as teachers
 from fdlab.training.ensure import ensure_run, load_teacher
+from fdlab.training.fast import Fast
 from fdlab.training.runs import complete, find_teacher, find_teachers
 from fdlab.training.trainer import Trainer
 
@@ -103,7 +104,27 @@ def test_a_second_view_leaves_the_first_as_it_is_for_every_method(plan, data):
         for trainer in (one, two):
             trainer.learner.student.eval()
         assert torch.equal(one.look(rows)[0].logits, two.look(rows)[0].logits)
-    assert two.read_teacher.cache is None  # both views are computed per batch
+
+
+def test_a_kept_first_view_changes_neither_view(plan, data):
+    """A teacher whose input is not augmented: its plain outputs are kept, the stronger view is
+    computed on each batch, with the numbers that it has where nothing is kept."""
+    config = complete(plan.configure("image", "mlkd", "audio"))
+    kept, fresh = (
+        Trainer(config, data, load_teacher(config, data)[0], CPU, fast)
+        for fast in (teachers.CACHING, Fast())
+    )
+    kept.read_teacher.prepare()
+    fresh.read_teacher.prepare()
+    assert fresh.read_teacher.cache is None and kept.read_teacher.cache is not None
+    seen = []
+    for rows in data.rows["train"].split(16)[:3]:
+        one, two = (t.read_teacher(rows, t.noise) for t in (kept, fresh))
+        torch.testing.assert_close(one.logits, two.logits)
+        torch.testing.assert_close(one.second.logits, two.second.logits)
+        assert not torch.allclose(one.logits, one.second.logits, atol=1e-4)
+        seen.append(one.second.logits)
+    assert not torch.equal(seen[0], seen[1])
 
 
 def test_a_teacher_that_drifts_has_no_mean(plan):

@@ -326,7 +326,7 @@ def test_values_of_single_pairs_are_options_and_are_used_where_they_were_found(o
 def test_the_table_is_trained_saved_drawn_and_read_back(digits, tmp_path):
     plan = make_plan("digits", "smoke", seeds=[0, 1])
     pairs = ["resnet20-resnet8"]
-    asked = {"methods": ["kd", "figkd"], "pairs": pairs, "controls": ["ce"]}
+    asked = {"methods": ["kd", "figkd"], "pairs": pairs, "bases": ["ce"], "controls": ["ce"]}
     configs = configure_zoo(plan, **asked)
     assert configs[pairs[0], "teacher", 1].label == "digits image resnet20 none seed 1"
     assert configs[pairs[0], "figkd_random", 0].options["order"] == "random"

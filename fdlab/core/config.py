@@ -301,6 +301,7 @@ PRESETS = {
                 "sensitivity": (0,),
                 "methods": (0, 1),
                 "logits": (0, 1, 2),
+                "zoo": (0, 1, 2),
             },
         ),
         Preset(

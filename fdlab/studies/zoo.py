@@ -469,6 +469,12 @@ def list_rows(
     return rows
 
 
+def choose_bases(plan: Plan, bases: list[str] | str | None) -> list[str]:
+    """The bases asked for; else both readings of the paper, or only the cross-entropy where the
+    preset is short, since MLKD takes twice the time."""
+    return read_list("bases", bases, str) or ([CE] if plan.short else [CE, "mlkd"])
+
+
 def list_columns(pairs: Iterable[Pair], data: str) -> list[Column]:
     """Pairs of one family, then those of two, each with their mean where they are several, then the
     mean of all. data: the data set of the printed tables."""
@@ -491,11 +497,11 @@ def configure_zoo(
     plan: Plan,
     methods: list[str] | str,
     pairs: list[str] | str | None = None,
-    bases: list[str] | str = (CE,),
+    bases: list[str] | str | None = None,
     controls: list[str] | str = (),
 ) -> dict[tuple[str, str, int], RunConfig]:
     """(pair, row, seed) → its run, the teachers' among them."""
-    rows, settings = list_rows(methods, bases, controls), read_settings()
+    rows, settings = list_rows(methods, choose_bases(plan, bases), controls), read_settings()
     configs = {}
     for pair in plan.choose_pairs(pairs):
         find_group(pair.teacher, pair.student)  # refuses unknown networks
@@ -523,13 +529,13 @@ def measure_zoo(
     *,
     methods: list[str] | str,
     pairs: list[str] | str | None = None,
-    bases: list[str] | str = (CE,),
+    bases: list[str] | str | None = None,
     controls: list[str] | str = (),
 ) -> Zoo:
     """Train or find every pair × row × seed and compare them, paired by seed and sample.
 
-    bases: what FiGKD is built on. controls: those on which it is run again with its classes in a
-    random order.
+    bases: what FiGKD is built on, see `choose_bases`. controls: those on which it is run again with
+    its classes in a random order.
     """
     configs = configure_zoo(plan, methods, pairs, bases, controls)
     runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
@@ -538,7 +544,7 @@ def measure_zoo(
     chosen = plan.choose_pairs(pairs)
     settings = read_settings()
     settings += [s for pair in chosen for s in _choose_pair_settings(plan, pair)]
-    rows = list_rows(methods, bases, controls)
+    rows = list_rows(methods, choose_bases(plan, bases), controls)
     used = {name for row in rows for name in name_parts(row.method)}
     records = [run.record for run in runs.values()]
     names = {r.fingerprint for r in records} | {r.teacher for r in records if r.teacher}

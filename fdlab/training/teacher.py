@@ -40,16 +40,18 @@ def look(
     noise: Noise,
     views: int,
     total: int,
+    known: ModelOutput | None = None,
 ) -> ModelOutput:
     """A network's output for (augmented) inputs, with its `second` where there are two views.
 
     total: rows of the whole batch. The inputs are this process's part of it, the output is of all
-    (`fdlab.training.together`).
+    (`fdlab.training.together`). known: that of the inputs as they are, where it is kept.
     """
-    output = model(inputs)
+    output = gather(model(inputs), total) if known is None else known
     if views > 1:
-        output.second = model(strengthen(inputs, noise.second, find_span(total)[0], total))
-    return gather(output, total)
+        strong = strengthen(inputs, noise.second, find_span(total)[0], total)
+        output.second = gather(model(strong), total)
+    return output
 
 
 class Shared:
@@ -87,8 +89,9 @@ class Teacher:
     method reads; others are dropped. order: row → the row whose output it gets instead, for the
     controls that shuffle; else None. constant: every row gets the mean of the un-augmented outputs
     over the training rows. drifting: batch norm runs in training mode, on each batch's own
-    statistics. views: 2 to read a stronger view too, with nothing stored. fast: whether outputs are
-    kept, and the precision. shared: with other students of the same network, which must not drift.
+    statistics. views: 2 to read a stronger view too, of which nothing is kept. fast: whether
+    outputs are kept, and the precision. shared: with other students of the same network, which must
+    not drift.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class Teacher:
             return
         if self.constant:
             self.cache = self._average()
-        elif self.fast.cache and not (self.augments or self.drifting) and self.views == 1:
+        elif self.fast.cache and not (self.augments or self.drifting):
             if self.shared.cache is None and self._count_bytes() <= CACHE_BYTES:
                 self.shared.cache = self._store()
             if self.shared.cache is not None:
@@ -145,7 +148,11 @@ class Teacher:
             return output
         if self.cache is not None:
             place = self.place[rows]
-            return self.cache.apply(lambda x: x[place])
+            output = self.cache.apply(lambda x: x[place])
+            if self.views > 1:
+                inputs = self.data.batch(self.modality, self.parts(rows))
+                look(self._forward, inputs, noise, self.views, len(rows), output)
+            return output
         if view is None and self.augments:
             view = self.data.draw(self.modality, len(rows), noise.first)
 
@@ -159,7 +166,7 @@ class Teacher:
 
     def expect(self, batches: list[torch.Tensor]) -> None:
         """Training rows that will be asked for, see `PairedData.expect`."""
-        if self.cache is None and self.order is None:
+        if (self.cache is None or self.views > 1) and self.order is None:
             self.data.expect(self.modality, self.parts.expect(batches), id(self))
 
     @torch.no_grad()
