@@ -167,7 +167,7 @@ def test_splits_are_balanced_and_nothing_recurs(built):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"limit": 69}, "limit is 69: expected 70 to 7000, or 0"),
+        ({"limit": 69}, "limit is 69: expected 102 to 5100, or 0"),
         ({"train": 0}, "train is 0: expected 1 to 1000"),
         ({"detail": -1.0}, "detail is -1.0: expected 0 to 3"),
         ({"noise": 11}, "noise is 11.0: expected 0 to 10"),
@@ -179,7 +179,7 @@ def test_what_cannot_be_drawn_is_refused(options, words):
 
 
 def test_the_smallest_set_has_every_family_in_every_split():
-    least = shapes.SHAPES.build(ShapesConfig(limit=70), workers=1)
+    least = shapes.SHAPES.build(ShapesConfig(limit=102), workers=1)
     for index in range(len(SPLITS)):
         assert set(least.labels[least.split == index] // 10) == set(range(10))
 

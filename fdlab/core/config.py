@@ -288,7 +288,7 @@ PRESETS = {
             train=TrainConfig(epochs=2, learning_rate=0.05),
             seeds=(0, 1),
             data_options={"limit": 240},
-            fewer={"logits": (0, 1)},
+            fewer={"logits": (0, 1), "zoo": (0, 1)},
         ),
         Preset(
             "quick",

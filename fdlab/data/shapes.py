@@ -108,7 +108,7 @@ class ShapesConfig:
     """
 
     seed: int = 0
-    train: int = 40
+    train: int = 36
     validation: int = 5
     test: int = 10
     limit: int = 0

@@ -25,6 +25,7 @@ from fdlab.core.fingerprint import digest
 from fdlab.core.locks import Lock, Taken
 from fdlab.core.parent import GRACE, tell_children
 from fdlab.core.progress import VARIABLE, listen, say, track
+from fdlab.data.dataset import Dataset
 from fdlab.data.store import find_dataset
 from fdlab.execute import engine, ledger
 from fdlab.execute.page import export_notebook, write_page
@@ -146,7 +147,7 @@ def plan_suite(
     find_preset(preset)
     definition = find_dataset(dataset)
     paired = bool(definition.pairs or (values or {}).get("pairs"))
-    notebooks = [n for n in _choose(suites[suite], only) if _suits(n, definition.task, paired)]
+    notebooks = [n for n in _choose(suites[suite], only) if _suits(n, definition, paired)]
     values = {"dataset": dataset, "preset": preset} | (values or {})
     if (values["dataset"], values["preset"]) != (dataset, preset):
         raise UserError("dataset and preset are given by --dataset and --preset, not by -p")
@@ -403,11 +404,15 @@ def _trains(name: str) -> bool:
     return bool(read_notebook(_source(name)).metadata.get("fdlab", {}).get("trains"))
 
 
-def _suits(name: str, task: str, paired: bool) -> bool:
-    """Whether a notebook is for data sets of a task, with or without pairs of networks; most are
-    for all."""
+def _suits(name: str, definition: Dataset, paired: bool) -> bool:
+    """Whether a notebook is for data sets of a task, of so many modalities, with or without pairs
+    of networks; most are for all."""
     about = read_notebook(_source(name)).metadata.get("fdlab", {})
-    return about.get("task", task) == task and (paired or not about.get("pairs"))
+    return (
+        about.get("task", definition.task) == definition.task
+        and about.get("modalities", 1) <= len(definition.modalities)
+        and (paired or not about.get("pairs"))
+    )
 
 
 def _choose(notebooks: list[str], only: str) -> list[str]:

@@ -76,7 +76,7 @@ def draw_parts(axis, result: Logits, family: bool) -> None:
                 top = result.parts.ceilings[order][int(family)]
                 ends = [place + offset - 0.13, place + offset + 0.13]
                 axis.plot([top] * 2, ends, color=CEILING, linewidth=1.2)
-    chance = 100 / len(result.families) if family else result.parts.chance
+    chance = 100 / len(set(result.families)) if family else result.parts.chance
     axis.axvline(chance, color=INK, linewidth=0.8, linestyle=":")
     axis.set_yticks(range(len(LINES)), LINES.values())
     axis.set_ylim(len(LINES) - 0.4, -0.6)

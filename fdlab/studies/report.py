@@ -9,7 +9,7 @@ from typing import Any
 
 from fdlab.core.results import read_result
 from fdlab.data.store import find_dataset
-from fdlab.studies import PAIRS, STEMS, TASKS
+from fdlab.studies import ACROSS, PAIRS, STEMS, TASKS
 from fdlab.studies.claims import NOT_RUN, Claim, Number, describe_n
 from fdlab.studies.published import SOURCES, Place, find_data, list_published, weigh
 
@@ -104,6 +104,8 @@ def collect_report(folder: Path, dataset: str, preset: str) -> Report:
             continue
         if not path.is_file():
             if stem in PAIRS and not definition.pairs:
+                continue
+            if stem in ACROSS and len(definition.modalities) == 1:
                 continue
             missing.append(stem)
             claims.append(_note_absence(stem))

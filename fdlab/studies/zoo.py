@@ -12,6 +12,7 @@ from fdlab.core.config import Pair, RunConfig
 from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.estimate import Estimate
 from fdlab.data.store import Store, find_dataset
+from fdlab.methods import METHODS
 from fdlab.methods.figkd import BASES
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
 from fdlab.studies.comparison import BASE, choose_methods, name_parts
@@ -61,6 +62,7 @@ QUESTION = (
     "the base it is built on, within and across families?"
 )
 CE = "ce"  # FiGKD's base that is no method: the cross-entropy
+FEW = ("kd", "dkd", OURS)  # methods of a preset that is short
 ALL = "all pairs"
 SCORES = {
     "class": "class",
@@ -469,6 +471,13 @@ def list_rows(
     return rows
 
 
+def choose_rows(plan: Plan, methods: list[str] | str | None) -> list[str]:
+    """The methods asked for; else those of the printed tables that there are here, or only `FEW`
+    where the preset is short."""
+    every = [row for row in read_values(TABLES[ELSEWHERE, SAME]) if row in METHODS]
+    return read_list("methods", methods, str) or (list(FEW) if plan.short else every)
+
+
 def choose_bases(plan: Plan, bases: list[str] | str | None) -> list[str]:
     """The bases asked for; else both readings of the paper, or only the cross-entropy where the
     preset is short, since MLKD takes twice the time."""
@@ -495,13 +504,14 @@ def list_columns(pairs: Iterable[Pair], data: str) -> list[Column]:
 
 def configure_zoo(
     plan: Plan,
-    methods: list[str] | str,
+    methods: list[str] | str | None = None,
     pairs: list[str] | str | None = None,
     bases: list[str] | str | None = None,
     controls: list[str] | str = (),
 ) -> dict[tuple[str, str, int], RunConfig]:
     """(pair, row, seed) → its run, the teachers' among them."""
-    rows, settings = list_rows(methods, choose_bases(plan, bases), controls), read_settings()
+    rows = list_rows(choose_rows(plan, methods), choose_bases(plan, bases), controls)
+    settings = read_settings()
     configs = {}
     for pair in plan.choose_pairs(pairs):
         find_group(pair.teacher, pair.student)  # refuses unknown networks
@@ -527,15 +537,15 @@ def _choose_pair_settings(plan: Plan, pair: Pair) -> list[Setting]:
 def measure_zoo(
     plan: Plan,
     *,
-    methods: list[str] | str,
+    methods: list[str] | str | None = None,
     pairs: list[str] | str | None = None,
     bases: list[str] | str | None = None,
     controls: list[str] | str = (),
 ) -> Zoo:
     """Train or find every pair × row × seed and compare them, paired by seed and sample.
 
-    bases: what FiGKD is built on, see `choose_bases`. controls: those on which it is run again with
-    its classes in a random order.
+    methods: see `choose_rows`. bases: what FiGKD is built on, see `choose_bases`. controls: those
+    on which it is run again with its classes in a random order.
     """
     configs = configure_zoo(plan, methods, pairs, bases, controls)
     runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
@@ -544,7 +554,7 @@ def measure_zoo(
     chosen = plan.choose_pairs(pairs)
     settings = read_settings()
     settings += [s for pair in chosen for s in _choose_pair_settings(plan, pair)]
-    rows = list_rows(methods, choose_bases(plan, bases), controls)
+    rows = list_rows(choose_rows(plan, methods), choose_bases(plan, bases), controls)
     used = {name for row in rows for name in name_parts(row.method)}
     records = [run.record for run in runs.values()]
     names = {r.fingerprint for r in records} | {r.teacher for r in records if r.teacher}
