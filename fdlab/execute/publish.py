@@ -21,6 +21,7 @@ from fdlab.studies import STEMS
 from fdlab.studies.report import find_question
 
 LIMIT = 5_000_000  # bytes of `outputs/reference/`
+LARGEST = 100_000  # bytes of a picture that the README does not show
 BEGIN, END = "<!-- {}: written by `fdlab publish` -->", "<!-- end of {} -->"
 SHOWN = {
     "data": "pairs",
@@ -52,8 +53,9 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
 
     The core suite (of a data set that a suite of `SHORT` names, that one) has to be finished, and
     of the others whatever was begun, but for those of `APART`, which are published by name, into a
-    folder of their own; of suites of `SHORT` some studies are kept. Everything can be drawn again
-    from it without training: `fdlab redraw`.
+    folder of their own; of suites of `SHORT` some studies are kept. Pictures above `LARGEST` that
+    the README does not show are left out: everything can be drawn again from the rest without
+    training, by `fdlab redraw`.
     """
     source = paths.suite_folder(dataset, preset)
     suites = read_suites(dataset)
@@ -85,6 +87,7 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
                     continue
                 copy = {".png": _shrink, ".json": _squeeze}.get(path.suffix, shutil.copyfile)
                 copy(path, beside / kind / path.name)
+        _drop_large(beside / FIGURES)
         (beside / "records").mkdir()
         for name in _list_runs(beside / RESULTS):
             record = find_inside(paths.runs(), f"{name}/record.json")
@@ -116,6 +119,13 @@ def _shrink(source: Path, target: Path) -> None:
         size = tuple(round(scale * side) for side in image.size)
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     small.quantize(colours).save(target, optimize=True)
+
+
+def _drop_large(figures: Path) -> None:
+    shown = {f"{stem}-{name}" for stem, name in SHOWN.items()}
+    for path in figures.glob("*.png"):
+        if path.stem not in shown and path.stat().st_size > LARGEST:
+            path.unlink()
 
 
 def _squeeze(source: Path, target: Path) -> None:
