@@ -18,6 +18,7 @@ from benchmarks.bounds import wait
 from benchmarks.shapes import AUDIO, DIRECTIONS, IMAGE, Shape
 from fdlab.core.config import RunConfig, TrainConfig
 from fdlab.core.device import cores
+from fdlab.data.augment import strengthen
 from fdlab.data.paired import PairedData
 from fdlab.data.store import Store, prepare
 from fdlab.methods import METHODS
@@ -247,6 +248,11 @@ class BareStep:
             self.theirs = reader(rows, trainer.noise)
         elif reader is not None:
             self.teacher_inputs = look(config.teacher, reader.augments)
+        self.strong = self.teacher_strong = None
+        if trainer.learner.method.views > 1:
+            self.strong = strengthen(self.inputs, trainer.noise.second)
+            if self.teacher_inputs is not None:
+                self.teacher_strong = strengthen(self.teacher_inputs, trainer.noise.theirs)
         self.batch = Batch(data.labels[rows.to(data.labels.device)], trainer.place[rows])
         trainer.learner.train()
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -259,10 +265,14 @@ class BareStep:
         trainer = self.trainer
         with self.fast.autocast(self.device):
             mine, theirs = trainer.network(self.inputs), self.theirs
+            if self.strong is not None:
+                mine.second = trainer.network(self.strong)
             if self.teacher_inputs is not None:
                 reader = trainer.read_teacher
                 with torch.no_grad():
                     theirs = reader.model(self.teacher_inputs).keep(reader.maps)
+                    if self.teacher_strong is not None:
+                        theirs.second = reader.model(self.teacher_strong).keep(reader.maps)
             terms = trainer.learner.method(mine, theirs, self.batch)
         trainer.update(terms)
 

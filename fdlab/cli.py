@@ -447,19 +447,21 @@ def _train_on(device: str, options) -> None:
     student, teacher = options.student, None
     if not options.direction and not student and len(plan.modalities) == 1:
         (student,) = plan.modalities
-        teacher = student if METHODS[options.method].needs else None
+        teacher = student
     elif bool(options.direction) == bool(student):
         raise UserError("give either --direction, such as audio2image, or --student, such as image")
     if options.direction:
         way = Direction.parse(options.direction, plan.modalities)
         student, teacher = way.student, way.teacher
-    names = dict(
-        zip(("network", "teacher_network"), _read_networks(options, teacher), strict=False)
-    )
+    found = _read_networks(options, bool(METHODS[options.method].needs))
+    names = dict(zip(("network", "teacher_network"), found, strict=False))
     values = parse_assignments(options.values)
     config = plan.configure(student, options.method, teacher, options.seed, values, **names)
-    recipe = dataclasses.replace(config.train, deterministic=options.deterministic)
-    config = dataclasses.replace(config, weights=options.weights, train=recipe)
+    for name in ("train", "teacher_train"):
+        if recipe := getattr(config, name):
+            recipe = dataclasses.replace(recipe, deterministic=options.deterministic)
+            config = dataclasses.replace(config, **{name: recipe})
+    config = dataclasses.replace(config, weights=options.weights)
     processes.decide(lambda: plan.open_store() and None)  # built once, by the first
     run = ensure_run(config, device=plan.device, force=options.force)
     if not processes.is_first():
@@ -476,11 +478,11 @@ def _train_on(device: str, options) -> None:
     print(f"fdlab: run at {run.folder}")
 
 
-def _read_networks(options, teacher: str | None) -> list[str]:
+def _read_networks(options, teaches: bool) -> list[str]:
     """The student's network and the teacher's, where they are named."""
     from fdlab.core.config import Pair
 
-    if teacher is None or not options.networks:
+    if not (teaches and options.networks):
         return [options.networks] if options.networks else []
     pair = Pair.parse(options.networks)
     return [pair.student, pair.teacher]

@@ -14,12 +14,17 @@ from fdlab.core.errors import UserError
 from fdlab.data.augment import AUGMENTATIONS, draw_view, pad_flip
 from fdlab.data.paired import PairedData, measure_scale
 from fdlab.models.build import build_model
+from fdlab.studies import search, sensitivity
+from fdlab.studies.distillation import configure_run
 from fdlab.studies.grid import configure_grid
+from fdlab.studies.hyperparameters import read_settings
 from fdlab.studies.plan import make_plan
+from fdlab.studies.variants import configure_variant
 from fdlab.training.ensure import ensure_run
 from fdlab.training.loop import train
 from fdlab.training.runs import complete, find_teacher, fingerprint
 from fdlab.training.schedules import find_rate
+from fdlab.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 PAIR = Pair("resnet20", "resnet8")
@@ -78,6 +83,53 @@ def test_the_loss_is_that_of_the_two_networks_on_the_same_images(plan, digits):
     said, told = log_softmax(mine / 2), log_softmax(theirs / 2)
     expected = 4 * (np.exp(told) * (told - said)).sum(axis=1).mean() * config.options["weight"]
     assert trained.curves["loss/kd"][0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_both_networks_of_one_modality_see_one_stronger_view(plan, digits, monkeypatch):
+    """MLKD compares them on it; of two modalities each has its own."""
+    seen = {}
+
+    def listen(trainer):
+        for name, model in (
+            ("mine", trainer.learner.student),
+            ("theirs", trainer.read_teacher.model),
+        ):
+            model.register_forward_pre_hook(lambda m, x, name=name: seen[name].append(x[0].clone()))
+
+    data = PairedData.load(digits, ["image", "audio"], CPU)
+    for teacher, alike in (("image", True), ("audio", False)):
+        names = {"network": "resnet8", "teacher_network": "resnet14" if alike else ""}
+        config = complete(plan.configure("image", "mlkd", teacher, 5, **names))
+        model = build_model(digits, teacher, width=8, seed=6, network=config.teacher_network)
+        trainer = Trainer(config, data, model, CPU)
+        listen(trainer)
+        for rows in data.rows["train"].split(32)[:2]:
+            seen = {"mine": [], "theirs": []}
+            trainer.look(rows)
+            mine, theirs = seen["mine"][-1], seen["theirs"][-1]  # the second view
+            assert torch.equal(mine, theirs) == alike
+            assert len(seen["mine"]) == 2 and not torch.equal(seen["mine"][0], mine)
+
+
+def test_every_study_asks_for_the_networks_of_the_pair(monkeypatch):
+    """Where a preset's first pair has another student than the data set's own network."""
+    plan = dataclasses.replace(
+        make_plan("shapes", "quick"), network_pairs=("resnet32x4-resnet8x4", "vgg13-vgg8")
+    )
+    taught, alone, teacher = map(complete, configure_run(plan, "", "kd", 0))
+    assert (taught.networks, alone.networks) == ("resnet32x4-resnet8x4", "resnet8x4")
+    assert find_teacher(taught) == teacher and teacher.networks == "resnet32x4"
+    weighed = {complete(c).network for c in sensitivity.configure_grid(plan, [1.0]).values()}
+    assert weighed == {"resnet8x4"}
+    swept = configure_grid(plan, ["none", "kd"])
+    assert {config.network for config in swept} == {"resnet8x4"}
+    (way,) = plan.choose_directions()
+    own = complete(configure_variant(plan, "own", way, 0))
+    assert own.networks == "resnet8x4-resnet8x4" and own.teacher_seed == 1
+    quick = make_plan("shapes", "quick")
+    changed = search._apply(quick, way, read_settings(), "kd", (1.0, 2.0))
+    usual = complete(quick.configure("image", "kd", "image"))
+    assert changed["teacher_train"] == usual.teacher_train != changed["train"]
 
 
 def test_networks_of_one_seed_start_apart(digits):
@@ -155,6 +207,8 @@ def test_milestones_are_the_benchmarks():
     rates = np.array([find_rate(recipe, epoch) for epoch in range(240)])
     expected = np.repeat([0.05, 0.005, 0.0005, 0.00005], [150, 30, 30, 30])
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    few = dataclasses.replace(recipe, epochs=4)  # after 2.5, 3 and 3.5 epochs
+    assert [round(find_rate(few, epoch), 6) for epoch in range(4)] == [0.05, 0.05, 0.05, 0.0005]
     listed = dataclasses.replace(recipe, milestones=[0.625, 0.75, 0.875])
     assert listed == recipe and hash(listed.milestones)
     for milestones in ((0.5, 0.5), (0.9, 0.1), (0.0,), (1.0,)):

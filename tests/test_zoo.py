@@ -45,6 +45,7 @@ PUBLISHED = [
     *(("resnet8x4", 100, "1.234"), ("wrn_40_2", 100, "2.255"), ("wrn_16_2", 100, "0.703")),
     *(("wrn_40_1", 100, "0.570"), ("vgg13", 100, "9.462"), ("vgg8", 100, "3.965")),
     *(("shufflenetv1", 100, "0.949"), ("shufflenetv2", 100, "1.356")),
+    *(("resnet18_cifar", 100, "11.22"), ("resnet34_cifar", 100, "21.33")),
     *(("resnet50_cifar", 100, "23.705"), ("mobilenetv2_half", 100, "0.813")),
 ]
 # FiGKD's table VII, TinyImageNet (200 classes): millions of parameters, millions of "FLOPs".

@@ -73,7 +73,7 @@ def spread_recipe(**fields: Any) -> dict[str, dict[str, Any]]:
 # "quick": about ninety seconds for a student on a CPU's core. "reduced": the published networks,
 # meant for about ten minutes a pair on one GPU.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "quick": spread_recipe(epochs=2),
+    "quick": spread_recipe(epochs=2, milestones=()),
     "reduced": spread_recipe(epochs=30),
     "paper": spread_recipe(),
 }
@@ -342,7 +342,7 @@ def _read_tar(version: Version, place: Path) -> Iterator[tuple[str, bytes]]:
                     return
     except UserError as error:
         raise UserError(f"{place}: {error}: expected the official archive") from None
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(
             f"{place} is damaged, cut off or no archive ({error}): expected {version.archive}"
         ) from None

@@ -209,7 +209,8 @@ def estimate_seconds(configs: Iterable[RunConfig]) -> tuple[float, str]:
 def _describe_kind(config: RunConfig, device: torch.device) -> tuple:
     """Runs that take about as long an epoch; bf16 is another kind, slow where it is emulated."""
     bf16 = choose_fast(device, config.train).bf16
-    return config.dataset, config.student, config.width, config.train.batch_size, bf16
+    size = config.width, config.train.batch_size, config.networks
+    return config.dataset, config.student, *size, bf16
 
 
 def _forget_precision(config: RunConfig) -> RunConfig:
@@ -218,10 +219,10 @@ def _forget_precision(config: RunConfig) -> RunConfig:
 
 def _look_up_epoch(config: RunConfig, timing: Timing) -> tuple[float, str] | None:
     """Seconds of one epoch at a measured rate, and its date; None where the device's file has no
-    such data set, width and batch, or no such student."""
+    such data set, width, batch and networks, or no such student."""
     shape = timing.shapes.get(config.dataset)
     student = INPUTS.get(config.student, config.student)
-    if shape is None or student not in shape.inputs:
+    if shape is None or student not in shape.inputs or config.networks:
         return None
     if (shape.width, shape.batch) != (config.width, config.train.batch_size):
         return None

@@ -39,6 +39,7 @@ from fdlab.studies.plan import make_plan
 from fdlab.studies.ranking import require_convention
 from fdlab.studies.zoo import list_rows
 from fdlab.training import cluster
+from fdlab.training.runs import complete
 
 REPORT = "00_report"
 
@@ -187,8 +188,9 @@ def _check_meaning(dataset: str, preset: str, values: dict[str, Any]) -> None:
     choose_methods(values.get("methods", []), plan.definition.task)
     METHODS[values.get("method", "none")]
     if values.get("pairs"):
-        plan.choose_pairs(values["pairs"])
-    if "bases" in values:
+        for pair in plan.choose_pairs(values["pairs"]):
+            complete(plan.configure_pair(pair, "kd"))
+    if values.get("bases"):
         list_rows(values.get("methods", []), values["bases"])
     read_settings(values.get("hyperparameters", ""))
     require_trials(values.get("trials", 0))

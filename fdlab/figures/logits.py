@@ -51,13 +51,13 @@ def draw_sample(axes, result: Logits, place: int) -> None:
         for network, parts in ((TEACHER, sample.teacher), (STUDENT, sample.student)):
             axis.plot(marks, parts[part], color=NETWORK_COLORS[network], linewidth=0.7,
                       linestyle=NETWORK_LINES[network])  # fmt: skip
-            # The true class's own value, and the highest of all.
             axis.plot(sample.label, parts[part][sample.label], "o", markersize=3.5,
                       color=NETWORK_COLORS[network], markerfacecolor="white")  # fmt: skip
         axis.axvline(sample.label, color=INK, linewidth=0.6, linestyle=":", zorder=0)
         axis.set_xlim(-1, len(marks))
         axis.margins(y=0.12)
-    axes[0].set_ylabel(plain(result.classes[sample.label]), fontsize=7)
+    name = plain(result.classes[sample.label])
+    axes[0].set_ylabel(f"{name}\n\nlogit", fontsize=7, linespacing=0.7)
 
 
 def draw_parts(axis, result: Logits, family: bool) -> None:
@@ -162,7 +162,7 @@ def _draw_samples(result: Logits, venue: str) -> Plate:
         axes[0, 0].figure.legend(handles=handles, loc="outside upper center", ncols=3)
 
     return Plate.draw(paint, venue, height=0.7 + 1.15 * count, wide=True, rows=count, columns=3,
-                      sharex=True)  # fmt: skip
+                      sharex=True, sharey="row")  # fmt: skip
 
 
 def _name_networks(result: Logits) -> list[str]:
@@ -273,9 +273,10 @@ def tables(result: Logits) -> dict[str, Table]:
     about_grid = (
         f"Test accuracy (%) of FiGKD over α and β on {result.dataset} (preset {result.preset}), "
         f"{_count(result.grid_seeds)}, n = {result.n}, {one}, base {result.base}; no distillation "
-        f"{grid.none.mean():.1f}. Spread {grid.spread:.1f} points, by chance {grid.noise[0]:.1f} "
-        f"to {grid.noise[1]:.1f}: the 95 % range if every pair of weights were equally good, from "
-        f"dealing the pairs' answers to each sample out anew."
+        f"{grid.none.mean():.1f}. Spread {grid.spread:.1f} points, for the samples alone "
+        f"{grid.noise[0]:.1f} to {grid.noise[1]:.1f}: the 95 % range if every pair of weights were "
+        f"equally good, from dealing the pairs' answers to each sample out anew; what another seed "
+        f"changes comes on top."
     )
     about_purity = (
         f"Test features of the student on {where}, {one}, base {result.base}: part of the "
@@ -320,9 +321,10 @@ def _describe_families(result: Logits) -> str:
     if not result.families:
         return ""
     label, random = (result.parts.ceilings[order][1] for order in (LABEL, RANDOM))
+    count = len(set(result.families))
     return (
-        f" Of the {len(result.families)} families a low part that names the true block reaches "
-        f"{label:.1f} % in the order of the labels and {random:.1f} % in random ones."
+        f" Of the {count} families a low part that names the true block reaches {label:.1f} % in "
+        f"the order of the labels and {random:.1f} % in random ones."
     )
 
 

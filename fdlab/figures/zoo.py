@@ -140,7 +140,14 @@ def _draw(result: Zoo, venue: str, scores: list[str], handles: list[Line2D]) -> 
 
     height = 0.4 + len(grid) * (0.8 + 0.17 * (len(gains) + len(rest)))
     return Plate.draw(
-        paint, venue, height=height, wide=True, rows=len(grid), columns=width, sharey=True
+        paint,
+        venue,
+        height=height,
+        wide=True,
+        rows=len(grid),
+        columns=width,
+        sharey=True,
+        sharex=True,
     )
 
 
@@ -295,10 +302,12 @@ def _tabulate(result: Zoo, columns: list[Column], words: str, about: str, marks:
     frame = pd.DataFrame(rows)
     empty = [c for c in frame.columns if c.startswith(PRINTED) and not frame[c].any()]
     other = "" if result.own else ", which is another data set: no number to compare with"
+    beside = f" Printed: in FiGKD's table of {result.printed}{other}."
+    if len(empty) == sum(column.startswith(PRINTED) for column in frame.columns):
+        beside = " FiGKD's tables have none of these pairs."
     caption = (
         f"Pairs of networks, {words}, {about}: accuracy (%), raw head at the best validation "
-        f"epoch, 95 % interval over seeds. Printed: in FiGKD's table of {result.printed}{other}. "
-        f"{explain_marks(marks)}"
+        f"epoch, 95 % interval over seeds.{beside} {explain_marks(marks)}"
     )
     for column in columns:
         means, common = result.average_printed(column)

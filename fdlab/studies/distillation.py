@@ -98,10 +98,11 @@ def configure_run(
 ) -> list[RunConfig]:
     """The run itself, the student's unimodal counterpart and the teacher's own run."""
     way = plan.choose_way(direction)
+    taught = plan.configure(way.student, method, way.teacher, seed, options)
     return [
-        plan.configure(way.student, method, way.teacher, seed, options),
-        plan.configure(way.student, seed=seed),
-        plan.configure(way.teacher, seed=seed),
+        taught,
+        plan.configure(way.student, "none", way.teacher, seed),
+        plan.configure(way.teacher, seed=seed, network=taught.teacher_network),
     ]
 
 

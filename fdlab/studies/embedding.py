@@ -22,7 +22,7 @@ from fdlab.studies.banks import load_bank
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
 from fdlab.studies.comparison import configure_methods
 from fdlab.studies.plan import Plan, read_list
-from fdlab.studies.stats import average_samples, average_seeds
+from fdlab.studies.stats import average_percent, average_samples, average_seeds
 from fdlab.training.pool import ensure_runs
 
 QUESTION = (
@@ -435,10 +435,8 @@ def probe_modality(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def average_shares(values: np.ndarray) -> Estimate:
-    """Over seeds; Student's interval does not know that a share is from 0 to 1."""
-    found = average_seeds(values)
-    low, high = (float(np.clip(edge, 0, 1)) for edge in (found.low, found.high))
-    return Estimate(found.mean, low, high, found.n)
+    """Over seeds, from 0 to 1."""
+    return average_percent(values, 1.0)
 
 
 def lies_above(pair: list[Estimate]) -> bool:

@@ -718,7 +718,11 @@ def _name_preset(dataset: str, config: RunConfig) -> str:
     for name in PRESETS:
         plan = make_plan(dataset, name)
         recipe = (config.width, config.train, config.data_options)
-        if recipe == (plan.width, plan.find_recipe(config.student), plan.data_options):
+        if recipe == (
+            plan.width,
+            plan.find_recipe(config.student, config.network),
+            plan.data_options,
+        ):
             return name
     return OTHER
 
@@ -730,6 +734,8 @@ def _describe(config: RunConfig, preset: str) -> str:
     usual = resolve_method_options(config.method, {}, task)
     parts = [_spell(name, value) for name, value in given.items() if value != usual.get(name)]
     plain = RunConfig(dataset=config.dataset, student=config.student)
+    if config.networks:
+        parts.append(f"networks={config.networks}")
     for name in ("weights", "teacher_kind", "start", "probes"):
         if getattr(config, name) != getattr(plain, name):
             parts.append(f"{name}={getattr(config, name)}")

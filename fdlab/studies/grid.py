@@ -58,10 +58,6 @@ def _configure(
         chosen = plan.choose_pairs(pairs)
         return [complete(plan.configure_pair(pair, method, seed, options)) for pair in chosen]
     return [
-        complete(
-            plan.configure(
-                way.student, method, way.teacher if METHODS[method].needs else None, seed, options
-            )
-        )
+        complete(plan.configure(way.student, method, way.teacher, seed, options))
         for way in plan.choose_directions(directions)
     ]

@@ -16,7 +16,7 @@ from fdlab.data.store import Store
 from fdlab.methods.figkd import BASES
 from fdlab.reference import read_table
 from fdlab.studies.banks import load_bank
-from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim
+from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim, describe_n
 from fdlab.studies.contrast import Contrast, contrast_answers, correct_contrasts, judge
 from fdlab.studies.embedding import (
     Panel,
@@ -47,7 +47,7 @@ from fdlab.studies.plan import Pair, Plan, read_list
 from fdlab.studies.printed import name_printed
 from fdlab.studies.published import Place
 from fdlab.studies.sensitivity import Grid, check_weights, summarise_grid
-from fdlab.studies.stats import average_samples, average_seeds
+from fdlab.studies.stats import average_percent, average_samples, average_seeds
 from fdlab.studies.zoo import find_families
 from fdlab.training.pool import ensure_runs
 from fdlab.training.runs import Run
@@ -87,7 +87,7 @@ class Band:
 
     @property
     def accuracy(self) -> Estimate:
-        return average_seeds(self.values)
+        return average_percent(self.values)
 
 
 @dataclass(frozen=True)
@@ -156,23 +156,24 @@ class Logits:
         }
 
     def controls(self) -> dict[Place, str]:
-        """Beside FiGKD's own cells: its base, and its random orders of the classes."""
-        return {
-            place: f"base {self.base}; classes in a random order "
-            + ", ".join(b.accuracy.format(1) for b in self.permuted(pair))
-            for pair in self.pairs
-            for place in [(TABLE, FULL, f"{self.reports}_{name_printed(pair)}")]
-            if self.reports
-        }
+        """The base beside every cell, and beside FiGKD's own its random orders of the classes."""
+        found = {}
+        for (table, row, column), _ in self.measured().items():
+            found[table, row, column] = f"base {self.base}"
+        for pair in self.pairs if found else ():
+            orders = ", ".join(band.accuracy.format(1) for band in self.permuted(pair))
+            place = TABLE, FULL, f"{self.reports}_{name_printed(pair)}"
+            found[place] += f"; classes in a random order {orders}"
+        return found
 
     def finding(self) -> str:
         parts, one = self.parts, self.pairs[0]
         high, low = (parts.find(TEACHER, part).accuracy for part in (HIGH, LOW))
         noise = parts.find(TEACHER, HIGH, PEAKED).accuracy
         gains = (parts.contrasts[f"{each}graft - student"] for each in ("", "random ", "peaked "))
-        label, random, peaked = (gain.both.format(1, sign=True) for gain in gains)
+        label, random, peaked = (gain.seeds.format(1, sign=True) for gain in gains)
         rest = [self.find(one, FULL).versus_none, *(b.versus_none for b in self.permuted(one))]
-        full, *permuted = (contrast.both.format(1, sign=True) for contrast in rest)
+        full, *permuted = (contrast.seeds.format(1, sign=True) for contrast in rest)
         gap = self.clusters.contrasts["figkd-kd"][0]
         return (
             f"{one}, base {self.base}, {_count(self.seeds)}, n = {self.n}: the teacher's details "
@@ -183,8 +184,9 @@ class Logits:
             f"points over the student, in random class orders {random}, those of noise {peaked}. "
             f"FiGKD minus neither band {full}, with the classes in a random order "
             f"{' and '.join(permuted) or 'not run'}; over α and β a spread of "
-            f"{self.grid.spread:.1f} points, by chance {self.grid.noise[0]:.1f} to "
-            f"{self.grid.noise[1]:.1f}; class purity FiGKD - KD {gap.format(2, sign=True)}."
+            f"{self.grid.spread:.1f} points on {_count(self.grid_seeds)}, for its samples alone "
+            f"{self.grid.noise[0]:.1f} to {self.grid.noise[1]:.1f}; class "
+            f"purity FiGKD - KD {gap.format(2, sign=True)}."
         )
 
     def claims(self) -> list[Claim]:
@@ -198,18 +200,20 @@ class Logits:
         ours, noise = (parts.find(TEACHER, HIGH, source).accuracy for source in (LABEL, PEAKED))
         half = (ours.mean + parts.chance) / 2
         verdict = SUPPORTED if gap.beats() else MATCHED if noise.mean >= half else OPEN
+        if not self._knows:
+            verdict = OPEN
         return Claim(
             statement="The details of the logits alone name the class",
             where="FiGKD, figures 2 and 5",
             paper="chosen samples (pictures)",
             ours=f"{self.pairs[0]}, details alone (%): {self._list(HIGH)}",
             control=f"noise with the teacher's peaks {noise.format(1)}; the teacher's minus it "
-            f"{gap.both.format(1, sign=True)}; in random class orders "
+            f"{gap.seeds.format(1, sign=True)}; in random class orders "
             f"{parts.find(TEACHER, HIGH, RANDOM).accuracy.format(1)}",
             verdict=verdict,
             why="agrees where the teacher's details beat those of noise with the same peaks by "
             "both intervals; the control matches where they do not and the noise is more than "
-            "half as far above chance",
+            "half as far above chance; open where the teacher is at chance itself",
         )
 
     def _claim_low(self) -> Claim:
@@ -219,7 +223,7 @@ class Logits:
         verdict = OPEN
         if ours.low > half:
             verdict = REFUTED
-        elif ours.high < half:
+        elif self._knows and ours.high < half:
             verdict = MATCHED if noise.mean < half else SUPPORTED
         return Claim(
             statement="The low part of the logits does not name the class",
@@ -232,7 +236,7 @@ class Logits:
             verdict=verdict,
             why="differs where the teacher's low part is more than half as far above chance as "
             "its ties allow, over its whole interval; where it is less, the control matches if "
-            "noise with the same peaks is as well",
+            "noise with the same peaks is as well; open where the teacher is at chance itself",
         )
 
     def _claim_graft(self) -> Claim:
@@ -241,7 +245,7 @@ class Logits:
         rivals = {name: found[f"{name} graft - student"] for name in ("random", "peaked")}
         verdict = judge([gain])
         if verdict == SUPPORTED and not all(found[f"graft - {r} graft"].beats() for r in rivals):
-            reached = max(rival.both.mean for rival in rivals.values())
+            reached = max(x.seeds.mean for x in rivals.values())
             verdict = MATCHED if reached >= gain.both.mean / 2 else OPEN
         words = {"random": "in random class orders", "peaked": "details of noise with its peaks"}
         return Claim(
@@ -249,15 +253,16 @@ class Logits:
             where="FiGKD, figures 2 and 5; its premise",
             paper="chosen samples (pictures)",
             ours=f"{self.pairs[0]}, the teacher's details on the student's low part minus the "
-            f"student: {gain.both.format(1, sign=True)}",
+            f"student: {gain.seeds.format(1, sign=True)}",
             control="; ".join(
-                f"{words[name]} {rival.both.format(1, sign=True)}" for name, rival in rivals.items()
+                f"{words[name]} {rival.seeds.format(1, sign=True)}"
+                for name, rival in rivals.items()
             )
             + f"; of the two networks' difference {average_seeds(self.parts.share).format(1)} % "
             f"lies in the details, in random orders {self.parts.share_random.mean():.1f} %",
             verdict=verdict,
-            why="agrees where the gain lies above 0, and above that of both controls, by both "
-            "intervals; the control matches where one of them has half of the gain or more",
+            why="where the gain lies above 0 by both intervals: agrees where it is above that of "
+            "both controls too; the control matches where one of them has half of the gain or more",
         )
 
     def _claim_bands(self) -> Claim:
@@ -284,12 +289,11 @@ class Logits:
         fulls = {pair: self.find(pair, FULL) for pair in self.pairs}
         gains = {pair: band.versus_none for pair, band in fulls.items()}
         verdict = OPEN
-        if all(band.versus_high.loses() for band in rivals):
-            verdict = SUPPORTED
-        elif judge(gains.values()) == SUPPORTED and any(
-            band.values.mean() >= fulls[band.pair].values.mean() for band in rivals
-        ):
-            verdict = MATCHED
+        if judge(gains.values()) == SUPPORTED:
+            if all(band.versus_high.loses() for band in rivals):
+                verdict = SUPPORTED
+            elif any(b.values.mean() >= fulls[b.pair].values.mean() for b in rivals):
+                verdict = MATCHED
         return Claim(
             statement="FiGKD's gain is from which classes are neighbours on the grid",
             where="FiGKD, the method's premise; no control in the paper",
@@ -297,13 +301,13 @@ class Logits:
             ours=f"base {self.base}, FiGKD - neither band: {_print(gains)}",
             control=self._describe_orders(),
             verdict=verdict,
-            why="agrees where FiGKD beats every random order by both intervals; the control "
-            "matches where FiGKD's own gain holds by both and the mean of one of them is as high",
+            why="where FiGKD's own gain holds by both intervals: agrees where it beats every "
+            "random order by both; the control matches where the mean of one of them is as high",
         )
 
     def _claim_grid(self) -> Claim:
         grid = self.grid
-        better = judge([grid.versus_chosen]) == SUPPORTED
+        better = judge([grid.versus_chosen]) == SUPPORTED  # never on a single seed
         inside = grid.spread <= grid.noise[1]
         return Claim(
             statement="The weights α and β matter, with a best value on the grid",
@@ -311,13 +315,14 @@ class Logits:
             paper="one setting for everything, its value not known here",
             ours=f"{grid.direction}, base {self.base}, {_count(self.grid_seeds)}: spread "
             f"{grid.spread:.1f} points, best α {grid.best[0]:g}, β {grid.best[1]:g}, "
-            f"{grid.versus_chosen.both.format(1, sign=True)} above α = β = 1",
+            f"{grid.versus_chosen.seeds.format(1, sign=True)} above α = β = 1",
             control=f"equally good cells would spread by {grid.noise[0]:.1f} to "
-            f"{grid.noise[1]:.1f}",
+            f"{grid.noise[1]:.1f} for their samples alone; another seed moves them too",
             verdict=MATCHED if inside else SUPPORTED if better else OPEN,
             why="the control matches where the grid's spread is no larger than that of cells that "
             "answer alike but for the noise of their own answers; agrees where it is larger and "
-            "the best pair beats α = β = 1 by both intervals",
+            "the best pair beats α = β = 1 by both intervals, which takes several seeds",
+            n=describe_n(self.n, len(self.grid_seeds)),
         )
 
     def _claim_clusters(self) -> Claim:
@@ -338,6 +343,12 @@ class Logits:
             "but not above no distillation",
         )
 
+    @property
+    def _knows(self) -> bool:
+        """Whether the teacher's logits as a whole name more classes than chance does: else no part
+        of them has anything to name."""
+        return self.parts.find(TEACHER).accuracy.low > self.parts.chance
+
     def _list(self, part: str) -> str:
         """Accuracy of one part of both networks."""
         return ", ".join(
@@ -352,7 +363,7 @@ class Logits:
 
 
 def _print(contrasts: dict[str, Contrast]) -> str:
-    return "; ".join(f"{name} {c.both.format(1, sign=True)}" for name, c in contrasts.items())
+    return "; ".join(f"{name} {c.seeds.format(1, sign=True)}" for name, c in contrasts.items())
 
 
 def _count(seeds: list[int]) -> str:

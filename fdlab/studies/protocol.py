@@ -512,7 +512,7 @@ def find_alike(plan: Plan, store: Store) -> list[RunRecord]:
         for record in found
         if record.data == store.digest
         and record.config.width == plan.width
-        and record.config.train == plan.find_recipe(record.config.student)
+        and record.config.train == plan.find_recipe(record.config.student, record.config.network)
         and not record.config.weights
     ]
 

@@ -84,7 +84,8 @@ def _apply(
     task = plan.definition.task
     options = resolve_method_options(method, choose_options(settings, method), task)
     scaled = {name: options[name] * strength for name in METHODS[method].strength}
-    train = plan.find_recipe(way.student)
+    usual = plan.configure(way.student, method, way.teacher)
+    train = usual.train
     fast, last = train.learning_rate * rate, train.final_learning_rate
     if train.learning_rate == last:  # a fixed rate stays one
         last = fast
@@ -92,5 +93,5 @@ def _apply(
     return {
         "options": options | scaled,
         "train": recipe,
-        "teacher_train": plan.find_recipe(way.teacher),
+        "teacher_train": usual.teacher_train or usual.train,
     }

@@ -112,7 +112,7 @@ def configure_grid(
     found = {}
     for way in plan.choose_ways(directions):
         for seed in plan.seeds:
-            found[str(way), 0.0, 0.0, seed] = plan.configure(way.student, seed=seed)
+            found[str(way), 0.0, 0.0, seed] = plan.configure(way.student, "none", way.teacher, seed)
             for low in weights:
                 for high in weights:
                     options = {"low_weight": low, "high_weight": high}

@@ -95,8 +95,9 @@ class Sizes:
                 size = self.find(getattr(ratio, side))
                 found[TABLE, key, f"{side}_params_m"] = size.parameters
                 found[TABLE, key, f"{side}_flops_m"] = size.operations
-            found[TABLE, key, "params_ratio"] = ratio.parameters
-            found[TABLE, key, "flops_ratio"] = ratio.operations
+            # A half goes up, as in the printed ones.
+            found[TABLE, key, "params_ratio"] = ratio.parameters + 1e-9
+            found[TABLE, key, "flops_ratio"] = ratio.operations + 1e-9
         return {place: Estimate(value, value, value, 1) for place, value in found.items()}
 
     def controls(self) -> dict[Place, str]:

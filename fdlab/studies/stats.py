@@ -17,6 +17,14 @@ RESAMPLES = 2000
 MOST_SEEDS = 100_000
 
 
+def average_percent(values: np.ndarray | list[float], top: float = 100.0) -> Estimate:
+    """`average_seeds` of percentages, or of shares with the top 1: Student's interval does not know
+    that there is nothing below 0 or above the top."""
+    found = average_seeds(values)
+    low, high = (float(np.clip(edge, 0, top)) for edge in (found.low, found.high))
+    return Estimate(found.mean, low, high, found.n)
+
+
 def average_seeds(values: np.ndarray | list[float], level: float = LEVEL) -> Estimate:
     """Mean over seeds with Student's t interval; one seed has no interval."""
     values = np.asarray(values, dtype=float)

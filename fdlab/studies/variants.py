@@ -101,8 +101,11 @@ def configure_variant(plan: Plan, name: str, way: Direction, seed: int) -> RunCo
     variant = VARIANTS[name]
     others = dict(variant.others)
     teacher = way.teacher
+    usual = plan.configure(way.student, variant.method, teacher, seed)
     if variant.own:
         teacher, others["teacher_seed"] = way.student, seed + 1
+        if usual.network:  # its own network too, where a pair of them is compared
+            others |= {"network": usual.network, "teacher_network": usual.network}
     if variant.longer:
-        others["train"] = _lengthen(plan.find_recipe(way.student))
+        others["train"] = _lengthen(usual.train)
     return plan.configure(way.student, variant.method, teacher, seed, variant.options, **others)

@@ -16,7 +16,7 @@ def find_rate(train: TrainConfig, epoch: int) -> float:
     if not 0 <= epoch < train.epochs:
         raise ValueError(f"epoch {epoch} is outside 0 to {train.epochs - 1}")
     if train.milestones:
-        passed = sum(epoch >= round(place * train.epochs) for place in train.milestones)
+        passed = sum(epoch >= place * train.epochs - 1e-9 for place in train.milestones)
         return train.learning_rate * train.decay**passed
     left = (1 - epoch / train.epochs) ** train.power
     return train.final_learning_rate + (train.learning_rate - train.final_learning_rate) * left

@@ -64,6 +64,8 @@ def find_generators(course: Course) -> dict[str, torch.Generator]:
     """The device's generators that a course's steps draw from, beside the process's own."""
     noise = course.trainer.noise
     found = {"augment": noise.first, "strengthen": noise.second}
+    if noise.theirs is not noise.second:
+        found["strengthen.teacher"] = noise.theirs
     for path, part in course.trainer.learner.method.named_modules():
         for name, value in vars(part).items():
             if isinstance(value, torch.Generator):

@@ -25,31 +25,34 @@ CACHE_BYTES = 2**30  # of outputs kept for all training rows; above it they are 
 
 class Noise:
     """Random numbers of a training's augmentation; those of stronger views come apart, so that a
-    method with two views sees the same first one as every other."""
+    method with two views sees the same first one as every other. theirs: of the teacher's stronger
+    views; where it is of the student's modality they are the student's, as MLKD has it."""
 
-    def __init__(self, seed: int, device: torch.device):
-        self.first, self.second = (
+    def __init__(self, seed: int, device: torch.device, alike: bool = False):
+        self.first, self.second, theirs = (
             torch.Generator(device).manual_seed(derive_seed(seed, name))
-            for name in ("augment", "strengthen")
+            for name in ("augment", "strengthen", "strengthen")
         )
+        self.theirs = theirs if alike else self.second
 
 
 def look(
     model: Callable[[torch.Tensor], ModelOutput],
     inputs: torch.Tensor,
-    noise: Noise,
+    noise: torch.Generator,
     views: int,
     total: int,
     known: ModelOutput | None = None,
 ) -> ModelOutput:
     """A network's output for (augmented) inputs, with its `second` where there are two views.
 
-    total: rows of the whole batch. The inputs are this process's part of it, the output is of all
-    (`fdlab.training.together`). known: that of the inputs as they are, where it is kept.
+    noise: of the stronger view. total: rows of the whole batch. The inputs are this process's part
+    of it, the output is of all (`fdlab.training.together`). known: that of the inputs as they are,
+    where it is kept.
     """
     output = gather(model(inputs), total) if known is None else known
     if views > 1:
-        strong = strengthen(inputs, noise.second, find_span(total)[0], total)
+        strong = strengthen(inputs, noise, find_span(total)[0], total)
         output.second = gather(model(strong), total)
     return output
 
@@ -151,14 +154,14 @@ class Teacher:
             output = self.cache.apply(lambda x: x[place])
             if self.views > 1:
                 inputs = self.data.batch(self.modality, self.parts(rows))
-                look(self._forward, inputs, noise, self.views, len(rows), output)
+                look(self._forward, inputs, noise.theirs, self.views, len(rows), output)
             return output
         if view is None and self.augments:
             view = self.data.draw(self.modality, len(rows), noise.first)
 
         def compute() -> ModelOutput:
             inputs = self.data.batch(self.modality, self.parts(rows), cut_view(view))
-            return look(self._forward, inputs, noise, self.views, len(rows))
+            return look(self._forward, inputs, noise.theirs, self.views, len(rows))
 
         if step is None or self.order is not None or self.views > 1:
             return compute().keep(self.maps)
@@ -226,7 +229,7 @@ class Peer:
             view = self.data.draw(self.modality, len(rows), noise.first)
         with self.fast.autocast(self.data.device):
             inputs = self.data.batch(self.modality, self.parts(rows), cut_view(view))
-            return look(self.model, inputs, noise, self.views, len(rows))
+            return look(self.model, inputs, noise.theirs, self.views, len(rows))
 
     def prepare(self) -> None:
         """Nothing is computed once: every step changes the network."""

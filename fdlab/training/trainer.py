@@ -76,7 +76,7 @@ class Trainer:
         if fast.graphs:
             self.progress = torch.ones((), device=device)
         self.augments = _augments(config, data, config.student)
-        self.noise = Noise(config.seed, device)
+        self.noise = Noise(config.seed, device, alike=config.teacher == config.student)
         self.place = data.find_places("train")
         network = wrap(self.learner.student, device)
         self.network = Compiled(network, fast, config.train.batch_size)
@@ -96,7 +96,7 @@ class Trainer:
         views = self.learner.method.views
         own, seen = self.parts(rows), cut_view(view)
         inputs = self.data.batch(modality, own, seen)
-        output = look(self.network, inputs, self.noise, views, len(rows))
+        output = look(self.network, inputs, self.noise.second, views, len(rows))
         targets = collect(self.data.targets(modality, own, seen), len(rows))
         if self.read_teacher is None:
             return output, None, targets
