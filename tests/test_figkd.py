@@ -190,7 +190,7 @@ def test_the_base_mlkd_is_the_sum_of_the_two_methods():
         ({"two_view": True}, 2, {"task", "details", "task_strong", "details_strong"}),
         ({"base": "mlkd"}, 2, {"task", "details", "task_strong", "kd", "class", "batch"}),
     ],
-    ids=str,
+    ids=["ce", "two views", "mlkd"],
 )
 def test_the_options_say_whether_there_is_a_second_view(options, views, terms):
     method = build(12, **options)
