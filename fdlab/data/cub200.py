@@ -15,16 +15,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from fdlab.core.errors import UserError
-from fdlab.data.cifar import DIRECTIONS
-from fdlab.data.dataset import Dataset
-from fdlab.data.listing import Listing, Source
+from fdlab.data.listing import Listing
 from fdlab.data.photographs import (
-    PAIRS,
     PHOTOGRAPH,
-    RECIPES,
     PhotographOptions,
     Photographs,
-    decode,
+    describe_dataset,
     find_folder,
     read_lines,
 )
@@ -80,15 +76,6 @@ def _read_pairs(path: Path) -> dict[str, tuple[str, str]]:
     return pairs
 
 
-CUB200 = Dataset(
-    name="cub200",
-    summary="photographs of 200 species of birds; read from your copy",
-    classes=200,
-    modalities=PHOTOGRAPH,
-    options=PhotographOptions,
-    directions=DIRECTIONS,
-    source=Source(list_events, decode),
-    recipes=RECIPES,
-    reports="cub200",
-    pairs=PAIRS,
+CUB200 = describe_dataset(
+    "cub200", "photographs of 200 species of birds; read from your copy", 200, list_events
 )

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fdlab.data.cifar import DIRECTIONS
-from fdlab.data.dataset import Dataset
-from fdlab.data.listing import Listing, Source
+from fdlab.data.listing import Listing
 from fdlab.data.photographs import (
-    PAIRS,
     PHOTOGRAPH,
-    RECIPES,
     PhotographOptions,
     Photographs,
-    decode,
+    describe_dataset,
     list_classes,
     read_lines,
 )
@@ -48,15 +44,6 @@ def list_events(root: Path, options: PhotographOptions) -> Listing:
     )
 
 
-MIT67 = Dataset(
-    name="mit67",
-    summary="photographs of 67 kinds of rooms; read from your copy",
-    classes=67,
-    modalities=PHOTOGRAPH,
-    options=PhotographOptions,
-    directions=DIRECTIONS,
-    source=Source(list_events, decode),
-    recipes=RECIPES,
-    reports="mit67",
-    pairs=PAIRS,
+MIT67 = describe_dataset(
+    "mit67", "photographs of 67 kinds of rooms; read from your copy", 67, list_events
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from fdlab.data import media
 from fdlab.data.audiovisual import RECIPES as SIDES
 from fdlab.data.audiovisual import read_text, require_side
 from fdlab.data.cifar import BENCHMARK, DIRECTIONS
-from fdlab.data.dataset import Modality
+from fdlab.data.dataset import Dataset, Modality
 from fdlab.data.ingest import cut_validation, require_share
-from fdlab.data.listing import Event, Listing
+from fdlab.data.listing import Event, Listing, Source
 
 PHOTOGRAPH = {"image": Modality("resnet18", "crop_flip")}
 PAIRS = ("resnet34-resnet18", "mobilenetv1-resnet18")  # FiGKD's, the set's own student
@@ -132,6 +133,29 @@ def decode(root: Path, event: Event, options: PhotographOptions) -> dict[str, np
     """image (3, side, side) uint8 of one photograph, resized to a square whatever its shape."""
     with media.naming_from(root):
         return {"image": media.read_image(root / event.files[0], options.side)}
+
+
+def describe_dataset(
+    name: str,
+    summary: str,
+    classes: int,
+    list_events: Callable[[Path, PhotographOptions], Listing],
+    reports: str = "",
+) -> Dataset:
+    """The table's entry of a set of photographs; reports: its name in the published tables, where
+    that is another one."""
+    return Dataset(
+        name=name,
+        summary=summary,
+        classes=classes,
+        modalities=PHOTOGRAPH,
+        options=PhotographOptions,
+        directions=DIRECTIONS,
+        source=Source(list_events, decode),
+        recipes=RECIPES,
+        reports=reports or name,
+        pairs=PAIRS,
+    )
 
 
 def tell_apart(names: list[str], marks: list[str]) -> list[str]:

@@ -15,16 +15,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from fdlab.core.errors import UserError
-from fdlab.data.cifar import DIRECTIONS
-from fdlab.data.dataset import Dataset
-from fdlab.data.listing import Listing, Source
+from fdlab.data.listing import Listing
 from fdlab.data.photographs import (
-    PAIRS,
     PHOTOGRAPH,
-    RECIPES,
     PhotographOptions,
     Photographs,
-    decode,
+    describe_dataset,
     read_lines,
 )
 
@@ -60,15 +56,6 @@ def list_events(root: Path, options: PhotographOptions) -> Listing:
     )
 
 
-STANFORD40 = Dataset(
-    name="stanford40",
-    summary="photographs of people in 40 actions; read from your copy",
-    classes=40,
-    modalities=PHOTOGRAPH,
-    options=PhotographOptions,
-    directions=DIRECTIONS,
-    source=Source(list_events, decode),
-    recipes=RECIPES,
-    reports="stanford40",
-    pairs=PAIRS,
+STANFORD40 = describe_dataset(
+    "stanford40", "photographs of people in 40 actions; read from your copy", 40, list_events
 )

@@ -12,17 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from fdlab.core.errors import UserError
-from fdlab.data.cifar import DIRECTIONS
-from fdlab.data.dataset import Dataset
-from fdlab.data.listing import Listing, Source
+from fdlab.data.listing import Listing
 from fdlab.data.matlab import load_mat
 from fdlab.data.photographs import (
-    PAIRS,
     PHOTOGRAPH,
-    RECIPES,
     PhotographOptions,
     Photographs,
-    decode,
+    describe_dataset,
     find_folder,
     list_classes,
 )
@@ -88,15 +84,10 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
     return list(zip(files, labels, strict=True))
 
 
-STANFORD_DOGS = Dataset(
-    name="stanford_dogs",
-    summary="photographs of 120 breeds of dogs; read from your copy",
-    classes=120,
-    modalities=PHOTOGRAPH,
-    options=PhotographOptions,
-    directions=DIRECTIONS,
-    source=Source(list_events, decode),
-    recipes=RECIPES,
-    reports="dogs",
-    pairs=PAIRS,
+STANFORD_DOGS = describe_dataset(
+    "stanford_dogs",
+    "photographs of 120 breeds of dogs; read from your copy",
+    120,
+    list_events,
+    "dogs",
 )
