@@ -37,9 +37,8 @@ def configure_grid(
     made: dict[str, RunConfig] = {}
     for method in methods:
         chosen = {name: value for name, value in options.items() if name in own[method]}
-        for seed in plan.seeds:
-            for config in _configure(plan, method, directions, pairs, seed, chosen):
-                made.setdefault(config.label, config)
+        for config in _configure(plan, method, directions, pairs, chosen):
+            made.setdefault(config.label, config)
     return list(made.values())
 
 
@@ -48,16 +47,19 @@ def _configure(
     method: str,
     directions: list[str] | None,
     pairs: list[str] | None,
-    seed: int,
     options: dict[str, Any],
 ) -> list[RunConfig]:
-    """Completed runs of a method in every direction, or of every pair of networks."""
+    """Completed runs of a method: direction by direction, or pair by pair, the seeds together."""
     if pairs:
         if directions:
             raise UserError("give directions or pairs of networks: pairs are of one modality")
-        chosen = plan.choose_pairs(pairs)
-        return [complete(plan.configure_pair(pair, method, seed, options)) for pair in chosen]
+        return [
+            complete(plan.configure_pair(pair, method, seed, options))
+            for pair in plan.choose_pairs(pairs)
+            for seed in plan.seeds
+        ]
     return [
         complete(plan.configure(way.student, method, way.teacher, seed, options))
         for way in plan.choose_directions(directions)
+        for seed in plan.seeds
     ]
