@@ -135,7 +135,7 @@ def test_a_failing_run_stops_no_other(plan, scheduler, monkeypatch, where):
         ensure_runs(configs)
     first, second, *others = attempt_runs(configs)
     assert "diverged" in str(first.error)
-    assert str(second.error) == f"its teacher failed: {first.error}"
+    assert str(second.error) == f"what it needs failed: {first.error}"
     assert all(other.found and other.error is None for other in others)
 
 

@@ -18,7 +18,7 @@ from fdlab.data.dataset import IGNORED, Dataset, Modality
 from fdlab.data.paired import PairedData
 from fdlab.methods import METHODS
 from fdlab.models.output import ModelOutput
-from fdlab.training import trainer as trainer_module
+from fdlab.training import runs as runs_module
 from fdlab.training.evaluate import MAP, judge_samples
 from fdlab.training.loop import Course, train, train_in_step
 from fdlab.training.trainer import Trainer
@@ -93,7 +93,7 @@ def networks(monkeypatch):
         torch.manual_seed(seed)
         return Net(3 if modality == "rgb" else 1)
 
-    monkeypatch.setattr(trainer_module, "build_model", build)
+    monkeypatch.setattr(runs_module, "build_model", build)
 
 
 def make_teacher() -> Net:

@@ -17,7 +17,7 @@ from fdlab.models.output import ModelOutput, describe
 from fdlab.training import teacher as teachers
 from fdlab.training.ensure import ensure_run, load_teacher
 from fdlab.training.fast import Fast
-from fdlab.training.runs import complete, find_teacher, find_teachers
+from fdlab.training.runs import complete, find_sources, find_teacher
 from fdlab.training.trainer import Trainer
 
 
@@ -135,7 +135,7 @@ def test_a_teacher_that_drifts_has_no_mean(plan):
 
 def test_dml_starts_from_scratch_and_c2kd_from_the_unimodal_teacher(plan, data):
     dml, c2kd = (complete(plan.configure("image", m, "audio")) for m in ("dml", "c2kd"))
-    assert find_teacher(dml) is None and find_teachers([dml]) == []
+    assert find_teacher(dml) is None and find_sources(dml) == []
     fresh = build_model(data.store, "audio", width=8, seed=0)
     model, source = load_teacher(dml, data)
     assert source is None

@@ -14,7 +14,8 @@ from fdlab.core.errors import UserError, name_unknown
 
 SEPARATOR = "2"  # audio2image: teacher audio, student image
 PAIR = "-"  # vgg13-vgg8: teacher vgg13, student vgg8
-OPTIMISERS = ("sgd", "adam")
+OPTIMISERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("power", "cosine")
 PRECISIONS = ("auto", "float32", "bf16")
 ON_NONFINITE = ("stop", "skip")
 TEACHER_KINDS = {
@@ -23,6 +24,7 @@ TEACHER_KINDS = {
     "shuffled_in_class": "its outputs go to other training samples of the same class",
     "untrained": "its network as initialised, batch norm settled on the training inputs",
     "constant": "the mean of its outputs over the training samples, the same for all",
+    "start": "the student's own network as it starts; it is of the student's modality",
 }
 
 
@@ -126,10 +128,15 @@ class TrainConfig:
 
     The learning rate of epoch e is `final + (initial - final)·(1 - e/epochs)^power`; no weight
     decay. milestones: fractions of the epochs, after each of which the rate is multiplied by
-    `decay` instead, as in the CIFAR benchmark; then `final` and `power` have no meaning. `augment`
-    switches the data set's own augmentation of the training inputs. side: shorter side in pixels of
-    the images that a network sees, 0 as stored. Under `optimiser` "adam" momentum has no meaning,
-    and equal initial and final rates keep it fixed.
+    `decay` instead, as in the CIFAR benchmark; then `final` and `power` have no meaning. schedule:
+    "cosine" goes from initial to final along half a cosine, step by step, as FreqKD's and OFA-KD's
+    recipes do. warm_up: steps over which the rate grows linearly from a hundredth of what it would
+    be. clip: the gradients' norm, over all parameters, is scaled down to this; 0 leaves it.
+    backbone_rate: factor on the rate of the encoder's parameters, where the network has a head
+    beside it (FreqKD's second stage: 0.1). `augment` switches the data set's own augmentation of
+    the training inputs. side: shorter side in pixels of the images that a network sees, 0 as
+    stored. Under `optimiser` "adam" and "adamw", whose weight decay is decoupled, momentum has no
+    meaning, and equal initial and final rates keep it fixed.
 
     precision: of the networks' arithmetic; losses, optimiser and everything that is kept are in
     float32. "auto" takes bf16 where the device is fast at it and float32 elsewhere, which the
@@ -147,6 +154,10 @@ class TrainConfig:
     weight_decay: float = 0.0
     milestones: tuple[float, ...] = ()
     decay: float = 0.1
+    schedule: str = "power"
+    warm_up: int = 0
+    clip: float = 0.0
+    backbone_rate: float = 1.0
     augment: bool = True
     optimiser: str = "sgd"
     side: int = 0
@@ -169,6 +180,14 @@ class TrainConfig:
             f"{self.final_learning_rate}: expected initial >= final > 0",
         )
         _require(self.power >= 0, f"power is {self.power}: expected >= 0")
+        if self.schedule not in SCHEDULES:
+            raise name_unknown("schedule", self.schedule, SCHEDULES)
+        _require(self.warm_up >= 0, f"warm_up is {self.warm_up}: expected steps, from 0")
+        _require(self.clip >= 0, f"clip is {self.clip}: expected a norm above 0, or 0 for none")
+        _require(
+            0 <= self.backbone_rate <= 1,
+            f"backbone_rate is {self.backbone_rate}: expected a factor from 0 to 1",
+        )
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 <= m < 1")
         if self.optimiser not in OPTIMISERS:
             raise name_unknown("optimiser", self.optimiser, OPTIMISERS)
@@ -197,7 +216,10 @@ class RunConfig:
     networks, "" that of the data set; with other networks a teacher may be of the student's own
     modality. weights: a file, a folder or `hub:NAME` that the
     student starts from instead (its content counts, not its path); a teacher never does. Both
-    start from those that the data set was prepared with, where it has any.
+    start from those that the data set was prepared with, where it has any. base: the run whose
+    student's network this one starts from, in place of all that: of a network for another use its
+    encoder alone. The base's adapters are merged at the scale `blend`. rank: of the low-rank
+    adapters (LoRA) that train in the place of the network's own parameters; 0 trains those.
 
     Controls: teacher_kind, see `TEACHER_KINDS`. start: the modality whose initialisation the
     student takes, where the two networks are alike ("" its own). probes: at how many steps, spread
@@ -218,6 +240,9 @@ class RunConfig:
     data_options: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
     weights: str = ""
+    base: RunConfig | None = None
+    blend: float = 1.0
+    rank: int = 0
     teacher_kind: str = "trained"
     start: str = ""
     probes: int = 0
@@ -228,6 +253,12 @@ class RunConfig:
         if self.teacher_kind not in TEACHER_KINDS:
             raise name_unknown("kind of teacher", self.teacher_kind, TEACHER_KINDS)
         _require(self.probes >= 0, f"probes is {self.probes}: expected a whole number from 0")
+        _require(self.rank >= 0, f"rank is {self.rank}: expected a whole number from 0")
+        _require(self.blend >= 0, f"blend is {self.blend}: expected a factor from 0")
+        _require(
+            self.base is None or not (self.weights or self.start),
+            "base goes with neither weights nor start: expected one thing to start from",
+        )
         _require(self.width >= 1, f"width is {self.width}: expected a whole number from 1")
         for name in ("seed", "teacher_seed"):
             value = getattr(self, name) or 0
@@ -247,7 +278,8 @@ class RunConfig:
     @property
     def label(self) -> str:
         parts = (self.dataset, self.direction, self.networks, self.method, f"seed {self.seed}")
-        return " ".join(filter(None, parts))
+        after = f"after {self.base.direction} {self.base.method}" if self.base else ""
+        return " ".join(filter(None, (*parts, after)))
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -259,6 +291,8 @@ class RunConfig:
             for name in ("train", "teacher_train")
             if value.get(name) is not None
         }
+        if value.get("base") is not None:
+            recipes["base"] = cls.from_dict(value["base"])
         return cls(**(value | recipes))
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
-TASKS = ("classification", "segmentation")
+TASKS = ("classification", "segmentation", "detection")
+SCORED = TASKS[:2]  # whose answers are scores of classes, one row of them per label
+METRICS = dict(zip(TASKS, ("accuracy", "mIoU", "mAP50"), strict=True))
 IGNORED = 255  # a pixel without a class, in every mask
 # What is read as a picture, whatever its name says; for some other kinds (PostScript) pillow starts
 # another program.
@@ -43,7 +45,11 @@ class Dataset:
     modality alone from it to itself, between networks.
     reports: the data set's name in the published tables, or "" where none reports it.
     task: "classification" of events, or "segmentation": the array `mask` holds a class for every
-    pixel, and the labels are the kind of scene. scenes: names of those kinds.
+    pixel, or "detection": the array `boxes` (N, B, 5) float32 holds class, x0, y0, x1 and y1 in
+    stored pixels, x1 and y1 just behind the last, rows of -1 fill up, and class -2 marks a region
+    that counts neither as object nor as none. In both the labels are the kind of scene. It is the
+    task of the set's own networks; one for another task can be named where the store holds what it
+    learns. scenes: names of the kinds of scene.
     recipes: preset → student's modality, or "" for every one → fields of `TrainConfig` that differ
     from the preset's own; a network's name in a modality's place goes before that. presets:
     preset → width, seeds, directions or pairs, where this set takes fewer than the preset.
@@ -74,12 +80,12 @@ class Dataset:
     @property
     def labels(self) -> int:
         """Number of kinds of events: the classes, or the kinds of scene."""
-        return len(self.scenes) if self.task == "segmentation" else self.classes
+        return self.classes if self.task == "classification" else len(self.scenes)
 
     @property
     def metric(self) -> str:
         """What a score is, in print."""
-        return "mIoU" if self.task == "segmentation" else "accuracy"
+        return METRICS[self.task]
 
     @property
     def is_features(self) -> bool:

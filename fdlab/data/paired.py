@@ -22,6 +22,7 @@ from fdlab.data.augment import (
     pick_frames,
     shift,
 )
+from fdlab.data.boxes import move_boxes
 from fdlab.data.dataset import IGNORED, SPLITS
 from fdlab.data.store import Store
 from fdlab.data.streamed import Streamed
@@ -43,7 +44,8 @@ class PairedData:
     labels: (N,) int64, the class or the kind of scene. rows: split → row numbers, on the device,
     or on the host where inputs are streamed.
     scale: modality → (shift, factor) for images and depth, floats or one per channel.
-    masks: (N, H, W) uint8 class of every pixel, for segmentation. there: modality → (N,) frames
+    masks: (N, H, W) uint8 class of every pixel, for segmentation. boxes: (N, B, 5), for detection,
+    on the labels' device. there: modality → (N,) frames
     that are there. sizes: modality → (height, width) that a network sees. augmentations: modality
     → its own.
     """
@@ -54,6 +56,7 @@ class PairedData:
     rows: dict[str, torch.Tensor]
     scale: dict[str, tuple]
     masks: torch.Tensor | Streamed | None = None
+    boxes: torch.Tensor | None = None
     there: dict[str, torch.Tensor] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     augmentations: dict[str, Augmentation | None] = field(default_factory=dict)
@@ -66,10 +69,12 @@ class PairedData:
         device: torch.device,
         side: int = 0,
         resident: bool = True,
+        task: str = "",
     ) -> PairedData:
         """side: shorter side of the images that a network sees, 0 as stored. Images stored larger
         than 8/7 of it are shrunk to that once; the rest is for random crops. resident: False to
-        stream them whatever their size."""
+        stream them whatever their size. task: what the networks learn, "" for what the data set's
+        own do."""
         definition = store.dataset
         arrays = {name: store.read(name) for name in modalities}
         sizes = {
@@ -77,7 +82,8 @@ class PairedData:
             for name, array in arrays.items()
             if is_picture(array)
         }
-        if definition.task == "segmentation":
+        task = task or definition.task
+        if task == "segmentation":
             arrays["mask"] = store.read("mask")
         if resident:
             taken = sum(_count_bytes(array, sizes.get(name)) for name, array in arrays.items())
@@ -98,6 +104,11 @@ class PairedData:
             rows={split: torch.from_numpy(store.rows(split)).to(place) for split in SPLITS},
             scale={name: _find_scale(store, name, device) for name in sizes},
             masks=bring("mask") if "mask" in arrays else None,
+            boxes=(
+                torch.from_numpy(np.array(store.read("boxes"))).to(device)
+                if task == "detection"
+                else None
+            ),
             there={
                 name: torch.from_numpy(count_frames(store, name)).to(device)
                 for name in modalities
@@ -131,9 +142,14 @@ class PairedData:
                 source.expect(batches, user)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether answers have places in the image."""
+        return self.masks is not None or self.boxes is not None
+
+    @property
     def evaluation_batch(self) -> int:
         """Rows of one forward pass where no gradient is kept."""
-        return EVALUATION_BATCH if self.masks is None else DENSE_BATCH
+        return DENSE_BATCH if self.is_dense else EVALUATION_BATCH
 
     def draw(self, modality: str, count: int, generator: torch.Generator) -> View | None:
         """A random view of `count` events for a modality; None where nothing of it is random."""
@@ -236,9 +252,17 @@ class PairedData:
             return functional.interpolate(values, size, mode="nearest-exact")
         return functional.interpolate(values, size, mode=mode, antialias=True)
 
+    def list_boxes(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, B, 5) boxes of some rows, in pixels of the whole images that the networks see."""
+        return self.targets(next(iter(self.inputs)), rows)
+
     def targets(self, modality: str, rows: torch.Tensor, view: View | None = None) -> torch.Tensor:
         """What a student of `modality` learns to say of some rows: (n,) classes, or for
-        segmentation (n, H, W) int64 classes of the pixels that it sees, 255 where there is none."""
+        segmentation (n, H, W) int64 classes of the pixels that it sees, 255 where there is none, or
+        for detection (n, B, 5) boxes in pixels that it sees."""
+        if self.boxes is not None:
+            own, stored = self.augmentations[modality], self.store.read(modality).shape[-2:]
+            return move_boxes(self.boxes[rows], stored, self.sizes[modality], own, view)
         if self.masks is None:
             return self.labels[rows]
         masks = self._pad(self.masks[rows][:, None].float(), modality, view, fill=IGNORED)

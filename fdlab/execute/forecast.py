@@ -47,7 +47,7 @@ from fdlab.studies.zoo import configure_zoo
 from fdlab.training.evaluate import JUDGED
 from fdlab.training.fast import choose_fast
 from fdlab.training.pool import find_missing
-from fdlab.training.runs import complete, find_name, find_teachers, list_runs
+from fdlab.training.runs import complete, find_name, find_run_task, find_waves, list_runs
 
 Needs = Callable[[Plan, dict[str, Any]], Iterable[RunConfig]]
 
@@ -142,7 +142,7 @@ def _list_needs(notebook: str, suite: SuiteRun) -> list[RunConfig]:
         suite.dataset, suite.preset, study=stem, **{k: values[k] for k in PLANNED if k in values}
     )
     configs = [complete(config) for config in NEEDS[stem](plan, values)]
-    return find_teachers(configs) + configs
+    return [config for wave in find_waves(configs) for config in wave]
 
 
 def describe_projections() -> list[str]:
@@ -236,7 +236,8 @@ def _look_up_epoch(config: RunConfig, timing: Timing) -> tuple[float, str] | Non
 def _time_epoch(config: RunConfig, device: torch.device) -> float:
     """Seconds of one epoch: the student's steps, a teacher's forward passes, the evaluation."""
     store = prepare(config.dataset, config.data_options)
-    data = PairedData.load(store, [config.student], device, config.train.side)
+    task = find_run_task(config)
+    data = PairedData.load(store, [config.student], device, config.train.side, task=task)
     model = place(
         build_model(store, config.student, width=config.width, seed=0, network=config.network),
         device,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.logits import cross_entropy, kl_divergence
 from fdlab.losses.maps import attention_differences, mean_squares, pool
 from fdlab.methods.adapt import Norm
@@ -38,7 +38,7 @@ class AFD(Method):
     name = "afd"
     summary = "attention maps of all blocks, matched by a trained attention"
     source = "Ji et al., AAAI 2021"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("logits", "blocks")
     compares = ("kd", "attention")
     strength = ("weight", "kd_weight")

@@ -11,6 +11,8 @@ from torch import nn
 
 from fdlab.core.config import resolve_options
 from fdlab.core.errors import UserError
+from fdlab.losses.boxes import detection_loss
+from fdlab.losses.logits import cross_entropy
 from fdlab.methods import METHODS
 from fdlab.methods.pixels import Pixels
 from fdlab.models.output import MAPS, ModelOutput, Side
@@ -31,12 +33,15 @@ class Batch:
     methods that remember them. progress: share of the epochs that this one completes, e / E with e
     counted from 1, a scalar tensor where the step is to be recorded. pixels: in segmentation, where
     the rows come from; the N samples are then its P pixels, and the features' rows its Q
-    positions."""
+    positions. boxes: in detection (N, B, 5), see `Dataset.task`, in pixels of the networks' inputs,
+    which are `size` (height, width)."""
 
     labels: torch.Tensor
     rows: torch.Tensor | None = None
     progress: float | torch.Tensor = 1.0
     pixels: Pixels | None = None
+    boxes: torch.Tensor | None = None
+    size: tuple[int, int] | None = None
 
     def spread(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of the features' rows (Q, K) as one row per label; the same in classification."""
@@ -48,6 +53,15 @@ class Batch:
             return 1.0
         grown = self.progress / share
         return grown.clamp_max(1) if isinstance(grown, torch.Tensor) else min(grown, 1.0)
+
+
+def task_loss(student: ModelOutput, batch: Batch) -> torch.Tensor:
+    """What the student's own task asks of it: cross-entropy, mean over the batch's samples or
+    pixels, or `detection_loss`."""
+    if batch.boxes is None:
+        return cross_entropy(student.logits, batch.labels)
+    stride = batch.size[0] / student.logits.shape[2]
+    return detection_loss(student.logits, student.boxes, batch.boxes, stride)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.correlations import kendall_tau
 from fdlab.losses.logits import cross_entropy, kl_divergence, kl_rows
 from fdlab.losses.maps import pool, resize
@@ -37,7 +37,7 @@ class C2KD(Method):
     name = "c2kd"
     summary = "teacher trains too; proxies; filtered non-target distillation"
     source = "Huo et al., CVPR 2024"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("logits", "penultimate")
     compares = ("non_target", "teacher_non_target")
     strength = ("weight",)

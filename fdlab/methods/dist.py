@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.correlations import correlation_distances
 from fdlab.losses.logits import cross_entropy
 from fdlab.methods.base import Batch, LossTerms, Method, require_positive, require_weights
@@ -21,7 +21,7 @@ class DIST(Method):
     name = "dist"
     summary = "Pearson correlation of predictions, per sample and per class"
     source = "Huang et al., NeurIPS 2022"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("logits",)
     compares = ("inter", "intra")
     strength = ("weight",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.logits import cross_entropy
 from fdlab.losses.targets import nckd, tckd
 from fdlab.methods.base import (
@@ -31,7 +31,7 @@ class DKD(Method):
     name = "dkd"
     summary = "target and non-target divergence, weighted apart"
     source = "Zhao et al., CVPR 2022"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("logits",)
     compares = ("target", "others")
     strength = ("alpha", "beta")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.features import logmse, mse, require_reduction, unit_distance
 from fdlab.methods.adapt import match_width
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
@@ -54,7 +54,7 @@ class FDCMKD(Method):
     name = "fdcmkd"
     summary = "frequency-decoupled features with alignment, scale and log steps"
     source = "FD-CMKD, AAAI 2026"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("feature",)
     compares = ("low", "high", "feature")
     strength = ("low_weight", "high_weight")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.features import mse, require_reduction
 from fdlab.losses.logits import cross_entropy
 from fdlab.methods.adapt import match_width
@@ -22,7 +22,7 @@ class FeatureDistillation(Method):
     name = "feat"
     summary = "mean squared error of the raw pooled features"
     source = "FD-CMKD, Tables 2 and 4"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("feature",)
     compares = ("feature",)
     strength = ("weight",)

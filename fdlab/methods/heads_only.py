@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.methods.base import Batch, LossTerms
 from fdlab.methods.fdcmkd import FDCMKD
 from fdlab.models.output import ModelOutput
@@ -21,7 +21,7 @@ class HeadsOnly(FDCMKD):
     name = "heads_only"
     summary = "FD-CMKD's extra heads with no teacher at all"
     source = "control"
-    tasks = TASKS
+    tasks = SCORED
     needs = ()
     compares = ()
     strength = ()

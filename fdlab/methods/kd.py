@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.logits import cross_entropy, kl_divergence
 from fdlab.methods.base import Batch, LossTerms, Method, require_positive, require_weights
 from fdlab.models.output import ModelOutput
@@ -20,7 +20,7 @@ class LogitDistillation(Method):
     name = "kd"
     summary = "Kullback-Leibler divergence of softened logits"
     source = "Hinton et al., 2015"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("logits",)
     compares = ("kd",)
     strength = ("weight",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.logits import cross_entropy
 from fdlab.losses.targets import nckd
 from fdlab.methods.base import Batch, LossTerms, Method, require_positive, require_weights
@@ -22,7 +22,7 @@ class NCKD(Method):
     name = "nckd"
     summary = "divergence of the non-target logits alone"
     source = "FD-CMKD, Table 2 (row NKD); Zhao et al., CVPR 2022"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("logits",)
     compares = ("others",)
     strength = ("weight",)

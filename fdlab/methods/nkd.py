@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.logits import cross_entropy
 from fdlab.losses.targets import nkd
 from fdlab.methods.base import Batch, LossTerms, Method, require_positive, require_weights
@@ -22,7 +22,7 @@ class NKD(Method):
     name = "nkd"
     summary = "target and non-target cross-entropies, normalised apart"
     source = "Yang et al., ICCV 2023"
-    tasks = TASKS
+    tasks = SCORED
     needs = ("logits",)
     compares = ("target", "others")
     strength = ("weight",)

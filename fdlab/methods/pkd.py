@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fdlab.data.dataset import TASKS
+from fdlab.data.dataset import SCORED
 from fdlab.losses.logits import cross_entropy
 from fdlab.losses.maps import require_arrangement, standardised_mse
 from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
@@ -26,7 +26,7 @@ class PKD(Method):
     name = "pkd"
     summary = "correlation of the last map's channels over the batch"
     source = "Cao et al., NeurIPS 2022"
-    tasks = TASKS
+    tasks = SCORED
     dense_options: ClassVar[dict[str, Any]] = {"compare": "resized"}  # positions correspond
     needs = ("last",)
     compares = ("feature",)

@@ -41,11 +41,20 @@ MODELS = Table(
 )
 
 WORDS = ("textcnn", "bert", "bert_tiny")
-PIXELS = ("deeplabv3plus",)
+PIXELS, BOXES = "_pixels", "_boxes"  # how the names of networks end that are for these
 
 
 def find_use(name: str) -> str:
     """What a network of the table is for: "words", which it reads, "pixels", each of which it gives
-    a class, or "images", whole."""
+    a class, "boxes", which it finds, or "images", whole."""
     MODELS.find_place(name)
-    return "words" if name in WORDS else "pixels" if name in PIXELS else "images"
+    if name in WORDS:
+        return "words"
+    if name.endswith(PIXELS) or name == "deeplabv3plus":
+        return "pixels"
+    return "boxes" if name.endswith(BOXES) else "images"
+
+
+def find_task(name: str) -> str:
+    """What a network of the table is trained for, one of `fdlab.data.dataset.TASKS`."""
+    return {"pixels": "segmentation", "boxes": "detection"}.get(find_use(name), "classification")

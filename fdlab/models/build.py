@@ -168,7 +168,12 @@ def load_weights(model: Network, source: str | Path) -> list[str]:
     - the counters of batch norm that old files lack, which is not said, for nothing depends on it.
     """
     path = find_weights(source)
-    state = model.translate(read_weights(path))
+    return fit_state(model, model.translate(read_weights(path)), path)
+
+
+def fit_state(model: Network, state: dict[str, torch.Tensor], path: Path) -> list[str]:
+    """Load a state dict under the model's own names, which comes from a file; see `load_weights`
+    for what fits."""
     own = model.state_dict()
     state, notes = _adapt(state, own, model)
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))

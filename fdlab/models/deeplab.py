@@ -57,6 +57,7 @@ class DeepLabV3Plus(Network):
 
     head = "classifier"
     entry = "encoder.conv1.weight"
+    backbone = "encoder."
 
     def __init__(self, in_channels: int, classes: int, width: int = 64, dropout: float = 0.1):
         super().__init__()

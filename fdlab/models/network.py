@@ -16,6 +16,8 @@ class Network(nn.Module):
     are loaded without it. entry: the weight of its first convolution, "" without one.
     optional: beginnings of the names that published weights may lack, all of a beginning or none.
     pools_maps: whether its feature is the mean over the last map's positions.
+    backbone: how the names of its encoder's parameters begin, where a head stands beside it.
+    adapters: endings of the names of the linear layers that take adapters (`fdlab.models.lora`).
     A network with one linear classifier also has it as `fc`, for methods that read it.
     """
 
@@ -25,6 +27,8 @@ class Network(nn.Module):
     entry: ClassVar[str] = ""
     optional: ClassVar[tuple[str, ...]] = ()
     pools_maps: ClassVar[bool] = True
+    backbone: ClassVar[str] = ""
+    adapters: ClassVar[tuple[str, ...]] = ()
 
     @property
     def norms(self) -> dict[str, nn.Module]:

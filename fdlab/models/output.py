@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -19,7 +19,8 @@ STEM, CONTEXT = "stem", "aspp"  # maps that end no stage: the first's input, and
 class ModelOutput:
     """One forward pass over N samples.
 
-    logits: (N, K) class scores, or in segmentation (N, K, H, W).
+    logits: (N, K) class scores, in segmentation (N, K, H, W), of a detector (N, K, h, w) at each of
+    its positions.
     feature: (N, D) pooled vector before the last ReLU, the feature that FD-CMKD splits.
     maps: name → feature map (N, C, H, W) or (N, C, L), before its ReLU, shallow to deep; "stem" is
     what the first stage takes in, "aspp" what a segmentation network's decoder takes in (after its
@@ -28,6 +29,8 @@ class ModelOutput:
     mask: (N, L) share of each position that is there, 1 or 0, for inputs that differ in length;
     maps are zero where it is 0.
     second: the same samples in a stronger view, for methods that compare two (`Method.views`).
+    boxes: of a detector (N, 5, h, w), at each position the distances from its centre to the left,
+    upper, right and lower side in units of the stride, and the centreness logit.
     """
 
     logits: torch.Tensor
@@ -36,6 +39,7 @@ class ModelOutput:
     blocks: dict[str, torch.Tensor] = field(default_factory=dict)
     mask: torch.Tensor | None = None
     second: ModelOutput | None = None
+    boxes: torch.Tensor | None = None
 
     def find(self, name: str) -> torch.Tensor:
         """The map or block of that name."""
@@ -52,7 +56,7 @@ class ModelOutput:
             {name: x for name, x in each.items() if name in names}
             for each in (self.maps, self.blocks)
         )
-        return ModelOutput(self.logits, self.feature, maps, blocks, self.mask, self.second)
+        return replace(self, maps=maps, blocks=blocks)
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelOutput:
         """Every tensor through `change`, such as an index."""
@@ -63,6 +67,7 @@ class ModelOutput:
             {name: change(x) for name, x in self.blocks.items()},
             None if self.mask is None else change(self.mask),
             None if self.second is None else self.second.apply(change),
+            None if self.boxes is None else change(self.boxes),
         )
 
     @staticmethod
@@ -75,6 +80,7 @@ class ModelOutput:
             {name: torch.cat([part.maps[name] for part in parts]) for name in first.maps},
             {name: torch.cat([part.blocks[name] for part in parts]) for name in first.blocks},
             None if first.mask is None else torch.cat([part.mask for part in parts]),
+            boxes=None if first.boxes is None else torch.cat([part.boxes for part in parts]),
         )
 
 

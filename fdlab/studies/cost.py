@@ -16,7 +16,7 @@ from fdlab.data.paired import PairedData
 from fdlab.studies.plan import Plan
 from fdlab.studies.stats import average_seeds
 from fdlab.training.ensure import load_teacher
-from fdlab.training.runs import complete
+from fdlab.training.runs import complete, find_run_task
 from fdlab.training.trainer import Trainer
 
 ROUNDS = 4  # of one step each, timed in turn with those of `none`
@@ -44,7 +44,8 @@ def measure_costs(plan: Plan, configs: dict[str, RunConfig]) -> dict[str, Cost]:
     completed = {name: complete(config) for name, config in configs.items()}
     first = next(iter(completed.values()))
     sides = {side for c in completed.values() for side in (c.student, c.teacher) if side}
-    data = PairedData.load(plan.open_store(), sorted(sides), device, first.train.side)
+    task, side = find_run_task(first), first.train.side
+    data = PairedData.load(plan.open_store(), sorted(sides), device, side, task=task)
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(count_threads())

@@ -34,7 +34,7 @@ from fdlab.training.evaluate import judge_samples
 from fdlab.training.fast import Fast, choose_fast
 from fdlab.training.loop import Trained, train
 from fdlab.training.pool import ensure_runs
-from fdlab.training.runs import Run, complete, find_teacher
+from fdlab.training.runs import Run, complete, find_run_task, find_teacher
 
 QUESTION = "Does training in bf16 change where a run ends, beyond what another seed changes?"
 WITHIN, BEYOND, OPEN = "within", "beyond", "inconclusive"
@@ -337,7 +337,8 @@ def train_reordered(configs: list[RunConfig], device: str = "auto") -> list[Outc
     store = prepare(first.dataset, first.data_options)
     sides = dict.fromkeys(side for c in configs for side in (c.student, c.teacher) if side)
     fast = choose_fast(place, first.train)
-    data = PairedData.load(store, list(sides), place, first.train.side, fast.resident)
+    task, side = find_run_task(first), first.train.side
+    data = PairedData.load(store, list(sides), place, side, fast.resident, task)
     labels = np.array(store.labels[store.rows("test")])
     trained: dict[str, Trained] = {}
     outcomes = []

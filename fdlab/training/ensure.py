@@ -36,11 +36,15 @@ from fdlab.training.fast import Fast, choose_fast
 from fdlab.training.loop import Course, Trained, train_in_step
 from fdlab.training.runs import (
     Run,
+    build_start,
     complete,
     find_code,
+    find_name,
+    find_pack,
     find_run_damage,
+    find_run_task,
+    find_sources,
     find_teacher,
-    find_teachers,
     fingerprint,
     open_run,
     read_run,
@@ -63,11 +67,11 @@ def ensure_pack(
     """The finished runs of configurations of one data set and recipe, in their order; those that
     do not exist are trained in step, in this process, over one copy of the data set."""
     configs = [complete(config) for config in configs]
-    kinds = {digest([config.dataset, config.data_options, config.train]) for config in configs}
+    kinds = set(map(find_pack, configs))
     if len(kinds) > 1:
         raise UserError(
-            f"{len(configs)} runs are to train in step: expected one data set and recipe, found "
-            f"{len(kinds)}"
+            f"{len(configs)} runs are to train in step: expected one data set, recipe and task, "
+            f"found {len(kinds)}"
         )
     stores = [prepare(config.dataset, config.data_options) for config in configs]
     for config, store in zip(configs, stores, strict=True):
@@ -75,16 +79,17 @@ def ensure_pack(
     pairs = zip(configs, stores, strict=True)
     folders = [paths.runs() / fingerprint(config, store) for config, store in pairs]
     wanted = dict(zip(folders, configs, strict=True))
-    teachers = {
-        paths.runs() / fingerprint(teacher, stores[0]): teacher
-        for teacher in find_teachers(configs)
+    sources = {
+        paths.runs() / find_name(source): source
+        for config in configs
+        for source in find_sources(config)
     }
     found: dict[Path, Run | None] = {}
-    for folder in [folder for folder in wanted if folder in teachers]:  # before their students
+    for folder in [folder for folder in wanted if folder in sources]:  # before their students
         found[folder] = ensure_run(wanted.pop(folder), device=device, force=force)
     if processes.decide(lambda: force or not all(folder.is_dir() for folder in wanted)):
-        for teacher in teachers.values():  # before a lock is held
-            ensure_run(teacher, device=device)
+        for source in sources.values():  # before a lock is held
+            ensure_run(source, device=device)
     with ExitStack() as locks:
         missing = {}
         # Everyone takes them in this order; of processes that train together the first does.
@@ -164,6 +169,8 @@ def load_teacher(
     if config.teacher_kind == "untrained":
         model = build_untrained(store, data, config.teacher, **kind, channels_last=channels_last)
         return model, None
+    if config.teacher_kind == "start":
+        return place(build_start(config, store, adapt=False), device, channels_last), None
     if own := find_teacher(config):
         run = ensure_run(own, device=str(device))
         return place(run.load_student(store), device, channels_last), run.record.fingerprint
@@ -215,7 +222,8 @@ def _train_from(
     first = next(iter(configs.values()))
     fast = choose_fast(device, first.train)
     sides = {side: None for c in configs.values() for side in (c.student, c.teacher) if side}
-    data = PairedData.load(store, list(sides), device, first.train.side, fast.resident)
+    task, side = find_run_task(first), first.train.side
+    data = PairedData.load(store, list(sides), device, side, fast.resident, task)
     label = f"{len(configs)} runs in step"
     if len(configs) == 1:
         label = first.label.removeprefix(f"{first.dataset} ")
@@ -313,7 +321,8 @@ def _gather(
         kinds |= {"teacher": config.teacher, "seed": config.teacher_seed}
         kinds |= {"network": config.teacher_network}
         key = digest(kinds | {"recipe": config.teacher_train, "width": config.width})
-        if METHODS[config.method].teaching != FROZEN or len(configs) == 1:
+        alone = METHODS[config.method].teaching != FROZEN or config.teacher_kind == "start"
+        if alone or len(configs) == 1:
             key = f"{number} alone"
         if key not in shared:
             model, name = load_teacher(config, data, fast)

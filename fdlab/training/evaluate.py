@@ -16,13 +16,21 @@ from fdlab.methods.pixels import find_pixels, fold
 from fdlab.models.mode import evaluating
 from fdlab.models.output import ModelOutput
 from fdlab.models.precision import widen
+from fdlab.training.detect import (
+    decode_detections,
+    is_detections,
+    score_detections,
+    spread_precision,
+)
 from fdlab.training.together import collect, cut
 
 JUDGED = ("validation", "test")
+RAW = "raw"  # the network's own head
 MAP = "test/map"  # in segmentation, (n, H, W) uint8, the raw head's class of every pixel
 
-# `<split>/<head>` → (n, K) float32 logits, or in segmentation (n, K, 3) int32 pixel counts (see
-# `count_pixels`), with `MAP` beside them.
+# `<split>/<head>` → (n, K) float32 logits, in segmentation (n, K, 3) int32 pixel counts (see
+# `count_pixels`), with `MAP` beside them, in detection (n, M, 6) what was found (see
+# `decode_detections`).
 Predictions = dict[str, torch.Tensor]
 
 
@@ -66,6 +74,12 @@ class Learner:
             for name, value in part.state_dict().items()
         }
 
+    def list_backbone(self) -> list[nn.Parameter]:
+        """The student's encoder, where a head stands beside it; else nothing."""
+        prefix = self.student.backbone
+        named = self.student.named_parameters() if prefix else ()
+        return [x for name, x in named if name.startswith(prefix)]
+
     @property
     def last(self) -> str:
         """Name of the student's map whose positions are its feature; "" where it has none."""
@@ -86,7 +100,10 @@ class Learner:
                 data.expect(self.modality, own)
                 for batch, rows in zip(batches, own, strict=True):
                     output = self.student(data.batch(self.modality, rows))
-                    if data.masks is None:
+                    if data.boxes is not None:
+                        found_boxes = self._detect(output, data.sizes[self.modality])
+                        parts = {f"{split}/{RAW}": found_boxes}
+                    elif data.masks is None:
                         heads = self._judge(output)
                         parts = {f"{split}/{head}": z.float() for head, z in heads.items()}
                     else:
@@ -97,6 +114,10 @@ class Learner:
                     for name, values in parts.items():
                         found.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in found.items()}
+
+    def _detect(self, output: ModelOutput, size: tuple[int, int]) -> torch.Tensor:
+        stride = size[0] / output.logits.shape[2]
+        return decode_detections(widen(output.logits), widen(output.boxes), stride, size)
 
     def _judge(self, output: ModelOutput) -> dict[str, torch.Tensor]:
         with torch.autocast(output.logits.device.type, enabled=False):
@@ -147,7 +168,7 @@ def count_pixels(chosen: torch.Tensor, targets: torch.Tensor, classes: int) -> t
 
 
 def score(predictions: Predictions, data: PairedData) -> dict[str, float]:
-    """`<split>/<head>` → accuracy, or mean intersection over union, read back once."""
+    """`<split>/<head>` → accuracy, mean intersection over union, or average precision."""
     found = {}
     for name, values in predictions.items():
         if name == MAP:
@@ -155,7 +176,11 @@ def score(predictions: Predictions, data: PairedData) -> dict[str, float]:
         if data.masks is not None:
             found[name] = mean_iou(values.sum(dim=0).double())
             continue
-        labels = data.labels[data.rows[name.split("/")[0]]]
+        rows = data.rows[name.split("/")[0]]
+        if data.boxes is not None:
+            found[name] = torch.tensor(score_detections(values, data.list_boxes(rows)))
+            continue
+        labels = data.labels[rows]
         found[name] = (values.argmax(dim=1) == labels).sum().double() / len(labels)
     values = torch.stack([value.double() for value in found.values()]).cpu().tolist()
     return dict(zip(found, values, strict=True))
@@ -178,8 +203,11 @@ def judge_samples(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     where the mean intersection over union is no mean over images: the infinitesimal jackknife's
     values, mIoU + n · (1/K) Σ_c (right_ic - IoU_c · union_ic) / Σ_i union_ic. Their mean is the
     mIoU exactly, and means of resampled ones agree with the mIoU of the resampled images to first
-    order; ours, so that one set of statistics serves both tasks.
+    order; ours, so that one set of statistics serves every task. From detections (n, M, 6) likewise
+    (`spread_precision`), of the mAP50; labels are then the true boxes (n, B, 5).
     """
+    if is_detections(predictions):
+        return spread_precision(predictions, labels)
     if predictions.ndim == 2:
         return (predictions.argmax(axis=1) == labels).astype(np.float64)
     right, chosen, true = np.moveaxis(predictions.astype(np.float64), 2, 0)

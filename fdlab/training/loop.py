@@ -22,7 +22,7 @@ from fdlab.training.evaluate import Learner, score
 from fdlab.training.fast import Fast
 from fdlab.training.graphs import Recorder, Rows
 from fdlab.training.probe import Probe, choose_steps, probe_terms, stack_probes
-from fdlab.training.schedules import find_rate
+from fdlab.training.schedules import find_rate, is_stepwise
 from fdlab.training.state import (
     Named,
     are_finite,
@@ -134,6 +134,13 @@ class Course:
     def is_probed(self) -> bool:
         """Whether the next step's gradients are to be measured."""
         return self.step in self.probed
+
+    def set_rate(self) -> None:
+        """The next step's learning rate, where it is not its epoch's."""
+        if is_stepwise(self.config.train):
+            step = self.step - self.epoch * self.batches
+            self.rate = find_rate(self.config.train, self.epoch, step, self.batches)
+            self.trainer.set_rate(self.rate)
 
     def take_step(self, rows: torch.Tensor) -> None:
         """One step; of a run that has failed only the number."""
@@ -324,6 +331,8 @@ def train_in_step(courses: list[Course], rest: Callable[[], None] = lambda: None
                 course.trainer.read_teacher.prepare()
         for _ in range(first.epoch, first.config.train.epochs):
             for rows in zip(*[course.start_epoch() for course in courses], strict=True):
+                for course in courses:
+                    course.set_rate()
                 take_step(rows)
                 rest()
             for course in courses:

@@ -18,7 +18,6 @@ from fdlab.core import paths, processes, stop
 from fdlab.core.config import RunConfig
 from fdlab.core.device import choose_device, count_pack, count_workers
 from fdlab.core.errors import UserError
-from fdlab.core.fingerprint import digest
 from fdlab.core.locks import find_owner
 from fdlab.core.parent import tell_children
 from fdlab.core.progress import VARIABLE, say, track
@@ -32,7 +31,9 @@ from fdlab.training.runs import (
     Run,
     complete,
     find_name,
-    find_teachers,
+    find_pack,
+    find_sources,
+    find_waves,
     fingerprint,
     open_run,
 )
@@ -88,7 +89,7 @@ def attempt_runs(configs: Iterable[RunConfig], *, device: str = "auto") -> list[
         begin = functools.cache(lambda: stack.enter_context(_spreading()))
         opened = cluster.open_crew if remote else partial(open_pool, count_workers(), device)
         staff = _Staff(stack, opened)
-        for wave in (find_teachers(configs), configs):
+        for wave in find_waves(configs):
             missing = _leave_out(find_missing(wave), failed)
             if missing and staff.trouble is None:
                 begin()
@@ -109,16 +110,16 @@ def _report(
 
 
 def _leave_out(missing: dict[str, RunConfig], failed: dict[str, Exception]) -> dict[str, RunConfig]:
-    """What can still be trained: not what failed, nor whose teacher did, which is noted too."""
+    """What can still be trained: not what failed, nor what needs it, which is noted too."""
     if not failed:
         return missing
     left = {}
     for name, config in missing.items():
-        causes = (failed.get(find_name(teacher)) for teacher in find_teachers([config]))
+        causes = (failed.get(find_name(source)) for source in find_sources(config))
         cause = next(filter(None, causes), None)
         if cause is not None:
             stopped = isinstance(cause, Stopped)
-            failed[name] = cause if stopped else UserError(f"its teacher failed: {cause}")
+            failed[name] = cause if stopped else UserError(f"what it needs failed: {cause}")
         elif name not in failed:
             left[name] = config
     return left
@@ -136,11 +137,11 @@ def find_missing(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
 
 
 def gather_packs(configs: Iterable[RunConfig], size: int) -> list[list[RunConfig]]:
-    """Runs that may train in step, at most `size` of them together: of one data set and recipe."""
+    """Runs that may train in step, at most `size` of them together: of one data set, recipe and
+    task."""
     alike: dict[str, list[RunConfig]] = {}
     for config in configs:
-        kind = digest([config.dataset, config.data_options, config.train])
-        alike.setdefault(kind, []).append(config)
+        alike.setdefault(find_pack(config), []).append(config)
     return [
         group[start : start + size]
         for group in alike.values()

@@ -33,17 +33,18 @@ from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.locks import Taken, holding, remove_leftovers
 from fdlab.core.progress import say
 from fdlab.core.records import RunRecord
-from fdlab.data.dataset import Dataset
 from fdlab.data.store import Store, find_dataset, prepare
 from fdlab.methods import METHODS
 from fdlab.methods.base import DRIFTING, FRESH, TUNED, resolve_method_options
-from fdlab.models import MODELS, find_use
-from fdlab.models.build import build_model, find_weights, read_weights
+from fdlab.models import MODELS, find_task, find_use
+from fdlab.models.build import build_model, find_weights, fit_state, load_weights, read_weights
+from fdlab.models.lora import add_adapters, merge_state
 from fdlab.training.evaluate import judge_samples
 
 CODE = (
     "fdlab.core.seeding",
     "fdlab.data.augment",
+    "fdlab.data.boxes",
     "fdlab.data.paired",
     "fdlab.data.streamed",
     "fdlab.losses",
@@ -52,6 +53,7 @@ CODE = (
     "fdlab.spectral.bands",
     "fdlab.spectral.bases",
     "fdlab.spectral.grids",
+    "fdlab.spectral.planes",
     "fdlab.spectral.wavelets",
     "fdlab.training",
 )
@@ -90,9 +92,7 @@ class Run:
 
     def read_method_weights(self, moment: str = "validation") -> dict[str, torch.Tensor]:
         """Name → value of the method's own parameters."""
-        weights = read_weights(self.folder / f"{moment}.safetensors")
-        own = {k: v for k, v in weights.items() if k.startswith("method.")}
-        return {name.removeprefix("method."): value for name, value in own.items()}
+        return self._read_weights("method.", moment)
 
     def load_student(self, store: Store, moment: str = "validation") -> nn.Module:
         """The student network in eval mode on the CPU."""
@@ -105,12 +105,23 @@ class Run:
             network=config.network,
             pretrained=False,
         )
-        weights = read_weights(self.folder / f"{moment}.safetensors")
-        own = {
-            k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")
-        }
-        model.load_state_dict(own)
+        if config.rank:
+            add_adapters(model, config.rank)
+        model.load_state_dict(self._read_weights("student.", moment))
         return model.eval()
+
+    def _read_weights(self, owner: str, moment: str) -> dict[str, torch.Tensor]:
+        """What belongs to the "student." or the "method.", under its own names."""
+        weights = read_weights(self.folder / f"{moment}.safetensors")
+        return {k.removeprefix(owner): v for k, v in weights.items() if k.startswith(owner)}
+
+    def read_merged(self, scale: float = 1.0) -> dict[str, torch.Tensor]:
+        """The student's weights for whoever starts from them, its adapters merged at a scale: of
+        the last epoch where it learned without labels, since none should choose, else of the best
+        one on the validation split."""
+        blind = self.record.config.options.get("task_weight") == 0
+        state = self._read_weights("student.", "last" if blind else "validation")
+        return merge_state(state, scale)
 
 
 def complete(config: RunConfig) -> RunConfig:
@@ -129,10 +140,13 @@ def complete(config: RunConfig) -> RunConfig:
             raise name_unknown(f"modality of {config.dataset}", modality, dataset.modalities)
     if config.weights:
         find_weights(config.weights)
-    options = resolve_method_options(config.method, config.options, dataset.task)
-    mine, own = _choose_network(dataset, config.student, config.network)
+    mine, own = _choose_network(config, config.student, config.network)
+    task = dataset.task if mine == own else find_task(mine)
+    options = resolve_method_options(config.method, config.options, task)
     config = replace(
         config,
+        base=complete(config.base) if config.base else None,
+        blend=config.blend if config.base and config.base.rank else 1.0,
         start="" if config.start == config.student else config.start,
         network="" if mine == own else mine,
     )
@@ -148,7 +162,15 @@ def complete(config: RunConfig) -> RunConfig:
     if config.teacher is None:
         raise UserError(f"{config.method} needs a teacher: give a direction such as audio2image")
     seed = config.seed if config.teacher_seed is None else config.teacher_seed
-    theirs, usual = _choose_network(dataset, config.teacher, config.teacher_network)
+    if config.teacher_kind == "start":
+        if config.teacher != config.student or config.teacher_network not in ("", mine):
+            raise UserError(
+                f"teacher_kind is start and the direction {config.direction}: expected the "
+                f"student's own network as its teacher, {config.student}2{config.student}"
+            )
+        own_start = {"teacher_seed": config.seed, "teacher_network": mine, "teacher_train": None}
+        return replace(config, options=options, network=mine, **own_start)
+    theirs, usual = _choose_network(config, config.teacher, config.teacher_network)
     start = config.start or config.student
     if (config.teacher, theirs, seed) == (start, mine, config.seed):
         raise UserError(
@@ -173,21 +195,85 @@ def complete(config: RunConfig) -> RunConfig:
     return replace(config, options=options, teacher_seed=seed, teacher_train=recipe)
 
 
-def _choose_network(dataset: Dataset, modality: str, name: str) -> tuple[str, str]:
-    """The network of a modality, and the data set's own, in whose place it can stand."""
+def _choose_network(config: RunConfig, modality: str, name: str) -> tuple[str, str]:
+    """The network of a modality, and the data set's own, in whose place it can stand: one for the
+    same use, or for another that the store holds the answers of."""
+    dataset = find_dataset(config.dataset)
     own = dataset.modalities[modality].model
     if name and find_use(name) != find_use(own):
-        choices = [other for other in MODELS if find_use(other) == find_use(own)]
-        raise name_unknown(f"network for {find_use(own)}", name, choices)
+        uses = {find_use(own)}
+        if uses != {"words"}:
+            store = prepare(config.dataset, config.data_options)
+            held = {"pixels": "mask", "boxes": "boxes"}
+            uses |= {
+                use for use, array in held.items() if f"{array}.npy" in store.manifest["files"]
+            }
+        if find_use(name) not in uses:
+            choices = [other for other in MODELS if find_use(other) in uses]
+            raise name_unknown(f"network for {' or '.join(sorted(uses))}", name, choices)
     return name or own, own
+
+
+def find_run_task(config: RunConfig, dataset: Dataset | None = None) -> str:
+    """What a run's student learns: what its network is for. dataset: the run's, where it is at
+    hand."""
+    if config.network:
+        return find_task(config.network)
+    return (dataset or find_dataset(config.dataset)).task
+
+
+def find_pack(config: RunConfig) -> str:
+    """Digest of what runs share that train in step."""
+    alike = [config.dataset, config.data_options, config.train, find_run_task(config)]
+    return digest(alike)
+
+
+def build_start(config: RunConfig, store: Store, adapt: bool = True) -> nn.Module:
+    """A completed configuration's student as its training begins, on the CPU, with its adapters
+    where it has any. Its base's run has to be there. adapt: False for what a frozen copy needs."""
+    model = build_model(
+        store,
+        config.student,
+        width=config.width,
+        seed=config.seed,
+        network=config.network,
+        start=config.start,
+        pretrained=config.base is None,
+    )
+    if config.weights:
+        load_weights(model, config.weights)
+    if config.base:
+        _start_from(model, config)
+    if config.rank and adapt:
+        add_adapters(model, config.rank)
+    return model
+
+
+def _start_from(model: nn.Module, config: RunConfig) -> None:
+    """Give a network its base's weights: all of them where both learn the same task, else the
+    encoder's alone, the head staying as it was drawn."""
+    run = read_run(paths.runs() / find_name(config.base))
+    state, own = run.read_merged(config.blend), model.state_dict()
+    if find_run_task(config.base) != find_run_task(config):
+        prefix = model.backbone
+        encoder = {k: v for k, v in state.items() if prefix and k.startswith(prefix)}
+        if not encoder:
+            raise UserError(
+                f"{config.label}: its base has no encoder of its own to start from: expected a "
+                "network with a head beside it, such as vit_small_pixels"
+            )
+        state = {k: v for k, v in own.items() if not k.startswith(prefix)} | encoder
+    fit_state(model, state, run.folder)
 
 
 def find_teacher(config: RunConfig) -> RunConfig | None:
     """The configuration of a completed run's teacher: its modality's own `none` run.
 
-    None too for a method whose teacher starts from scratch.
+    None too for a method whose teacher starts from scratch, and where it is the student's start.
     """
     if config.teacher is None or METHODS[config.method].teaching == FRESH:
+        return None
+    if config.teacher_kind == "start":
         return None
     return complete(
         replace(
@@ -201,6 +287,9 @@ def find_teacher(config: RunConfig) -> RunConfig | None:
             seed=config.teacher_seed,
             teacher_seed=None,
             weights="",
+            base=None,
+            blend=1.0,
+            rank=0,
             teacher_kind="trained",
             start="",
             probes=0,
@@ -230,6 +319,7 @@ def fingerprint(config: RunConfig, store: Store) -> str:
         "sides": {m: dataset.modalities[m] for m in (config.student, config.teacher) if m},
         "classes": dataset.classes,
         "teacher": fingerprint(teacher, store) if teacher else None,
+        "base": find_name(config.base) if config.base else None,
         "code": find_code(config, store),
         "threads": count_threads(),
     }
@@ -241,10 +331,20 @@ def find_name(config: RunConfig) -> str:
     return fingerprint(config, prepare(config.dataset, config.data_options))
 
 
-def find_teachers(configs: Iterable[RunConfig]) -> list[RunConfig]:
-    """The trained teachers of completed configurations."""
-    taught = (config for config in configs if config.teacher_kind != "untrained")
-    return [teacher for teacher in map(find_teacher, taught) if teacher]
+def find_sources(config: RunConfig) -> list[RunConfig]:
+    """The runs that a completed configuration needs to be there: its trained teacher's, and the
+    one that it starts from."""
+    teacher = None if config.teacher_kind == "untrained" else find_teacher(config)
+    return [source for source in (teacher, config.base) if source]
+
+
+def find_waves(configs: Iterable[RunConfig]) -> list[list[RunConfig]]:
+    """All that completed configurations need, in waves that can each be trained at once after those
+    before it; they themselves are the last one."""
+    waves = [list(configs)]
+    while sources := [source for config in waves[0] for source in find_sources(config)]:
+        waves.insert(0, sources)
+    return waves
 
 
 def read_run(folder: Path) -> Run:

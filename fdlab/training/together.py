@@ -149,6 +149,7 @@ def gather(output: ModelOutput, total: int) -> ModelOutput:
         _Maps(output.blocks, total),
         None if output.mask is None else collect(output.mask, total),
         None if second is None else gather(second, total),
+        None if output.boxes is None else _Gather.apply(output.boxes, total),
     )
 
 

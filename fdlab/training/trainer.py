@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,12 +15,13 @@ from fdlab.core.seeding import derive_seed
 from fdlab.data.paired import PairedData
 from fdlab.methods.base import FRESH, TUNED, Batch, LossTerms, Sizes, build_method
 from fdlab.methods.pixels import find_pixels, fold
-from fdlab.models.build import build_model, load_weights, place
+from fdlab.models.build import place
 from fdlab.models.output import ModelOutput, describe
 from fdlab.models.precision import widen
-from fdlab.training.evaluate import Learner
+from fdlab.training.evaluate import RAW, Learner
 from fdlab.training.fast import Fast, choose_fast, without
 from fdlab.training.graphs import Compiled
+from fdlab.training.runs import build_start, find_run_task
 from fdlab.training.state import Held, is_finite
 from fdlab.training.teacher import Noise, Peer, Shared, Teacher, look, seat_teacher
 from fdlab.training.together import (
@@ -59,7 +61,7 @@ class Trainer:
         if teacher_model is not None:
             augments = _augments(config, data, config.teacher)
             self.shares = data.share_view(config.student, config.teacher)
-            if data.masks is not None:
+            if data.is_dense:
                 _require_same_pixels(config, data, self.shares)
             if self.learner.peer is None:
                 self.read_teacher = seat_teacher(
@@ -114,6 +116,9 @@ class Trainer:
         with self.fast.autocast(self.device):
             mine, theirs, targets = self.look(rows, step)
             batch = Batch(targets, self.place[rows], self.progress)
+            if self.data.boxes is not None:
+                size = self.data.sizes[self.config.student]
+                batch = replace(batch, labels=self.data.labels[rows], boxes=targets, size=size)
             if self.data.masks is not None:
                 mine, theirs, batch = self._fold(mine, theirs, batch)
                 if not len(batch.labels):
@@ -143,6 +148,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.learner.method)
+        if self.config.train.clip:
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.train.clip)
         first = not self.optimiser.state
         try:
             self.optimiser.step()
@@ -155,8 +162,16 @@ class Trainer:
         self.learner.method.finish()
 
     def _build_optimiser(self) -> torch.optim.Optimizer:
-        parameters = self.learner.parameters()
-        return build_optimiser(self.config.train, parameters, self.fast, self.device)
+        """Parameters whose rate is not the recipe's are a group with its factor as `share`."""
+        train, parameters = self.config.train, self.learner.parameters()
+        if train.backbone_rate != 1:
+            backbone = {id(x) for x in self.learner.list_backbone()}
+            parts = {1.0: [], train.backbone_rate: []}
+            for parameter in parameters:
+                own = id(parameter) in backbone
+                parts[train.backbone_rate if own else 1.0].append(parameter)
+            parameters = [{"params": part, "share": share} for share, part in parts.items() if part]
+        return build_optimiser(train, parameters, self.fast, self.device)
 
     def step(
         self,
@@ -179,18 +194,22 @@ class Trainer:
         if probe is not None:
             probe(terms, mine, theirs)
         self.update(terms)
-        self.tally.add(terms, mine.logits, batch.labels)
+        self.tally.add(terms, mine.logits, batch)
         if held is not None:
             bad = find_any(~is_finite(terms, self.learner.parameters()))
             held.put_back(bad)
             self.tally.skip(bad)
 
-    def start_epoch(self, rate: float, progress: float) -> None:
+    def set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
+            own = rate * group.get("share", 1.0)
             if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(own)
             else:
-                group["lr"] = rate
+                group["lr"] = own
+
+    def start_epoch(self, rate: float, progress: float) -> None:
+        self.set_rate(rate)
         if isinstance(self.progress, torch.Tensor):
             self.progress.fill_(progress)
         else:
@@ -227,12 +246,13 @@ class Tally:
         for value in self.sums.values():
             value.zero_()
 
-    def add(self, terms: LossTerms, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        count, names = len(labels), ",".join(terms)
+    def add(self, terms: LossTerms, logits: torch.Tensor, batch: Batch) -> None:
+        count, names = len(batch.labels), ",".join(terms)
         values = torch.stack([widen(value.detach()) for value in terms.values()])
         self._grow("steps", torch.ones((), dtype=torch.int64, device=values.device))
         self._grow("count", torch.full((), count, dtype=torch.int64, device=values.device))
-        self._grow("right", (logits.detach().argmax(dim=1) == labels).sum())
+        if batch.boxes is None:
+            self._grow("right", (logits.detach().argmax(dim=1) == batch.labels).sum())
         self._grow(f"loss:{names}", values * count)
         fresh = ~values.isfinite()
         if f"broken:{names}" in self.sums:
@@ -262,7 +282,8 @@ class Tally:
         return min(found, key=lambda pair: pair[1], default=None)
 
     def read(self) -> dict[str, float] | None:
-        """Means over the epoch: `loss/<term>` and `train/raw`; None where nothing was learned."""
+        """Means over the epoch: `loss/<term>`, and `train/raw` but of a detector; None where
+        nothing was learned."""
         flat = {name: value.flatten() for name, value in self.sums.items()}
         if not flat:
             return None
@@ -278,13 +299,16 @@ class Tally:
             if kind == "loss":
                 for name, value in zip(names.split(","), (values / count).tolist(), strict=True):
                     found[f"loss/{name}"] = found.get(f"loss/{name}", 0.0) + value
-        return found | {"train/raw": (sums["right"] / count).item()}
+        return found | {f"train/{RAW}": (x / count).item() for k, x in sums.items() if k == "right"}
 
 
 def build_optimiser(
-    train: TrainConfig, parameters: list[nn.Parameter], fast: Fast, device: torch.device
+    train: TrainConfig,
+    parameters: list[nn.Parameter] | list[dict[str, Any]],
+    fast: Fast,
+    device: torch.device,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam, as the recipe says; a teacher that trains too is under its
+    """SGD with momentum, Adam or AdamW, as the recipe says; a teacher that trains too is under its
     student's recipe, as both are one network's in the releases."""
     rate = train.learning_rate
     given = {
@@ -295,8 +319,9 @@ def build_optimiser(
         given["lr"] = torch.tensor(rate, dtype=torch.float32, device=device)
     else:
         given["lr"] = rate
-    if train.optimiser == "adam":
-        found = torch.optim.Adam(parameters, **given, capturable=fast.graphs)
+    if train.optimiser in ("adam", "adamw"):
+        kind = torch.optim.Adam if train.optimiser == "adam" else torch.optim.AdamW
+        found = kind(parameters, **given, capturable=fast.graphs)
         found._warned_capturable_if_run_uncaptured = True  # some steps are meant to be plain
         return found
     return torch.optim.SGD(parameters, momentum=train.momentum, **given)
@@ -326,17 +351,8 @@ def _build_learner(
     device: torch.device,
     fast: Fast,
 ) -> Learner:
-    student = build_model(
-        data.store,
-        config.student,
-        width=config.width,
-        seed=config.seed,
-        network=config.network,
-        start=config.start,
-    )
-    if config.weights:
-        load_weights(student, config.weights)
-    student, rows = place(student, device, fast.channels_last), data.rows["train"]
+    student = place(build_start(config, data.store), device, fast.channels_last)
+    rows = data.rows["train"]
     sides = ((student, config.student), (teacher_model, config.teacher))
     mine, theirs = (
         None if model is None else describe(model, data.batch(name, rows[:1]))
@@ -345,7 +361,7 @@ def _build_learner(
     sizes = Sizes(mine, theirs, data.store.dataset.classes, data.labels[rows])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "heads"))
-        task = data.store.dataset.task
+        task = find_run_task(config, data.store.dataset)
         method = build_method(config.method, config.options, sizes, task)
     peer = teacher_model if method.teaching in (TUNED, FRESH) else None
     return Learner(student, method.to(device), config.student, peer)
