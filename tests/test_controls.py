@@ -85,8 +85,7 @@ def test_every_kind_of_teacher_trains_and_has_a_fingerprint_of_its_own(plan, dig
     assert run.record.config.teacher_kind == kind
     assert (run.record.teacher is None) == (kind == "untrained")
     others = {
-        fingerprint(complete(dataclasses.replace(config, teacher_kind=k)), digits)
-        for k in OTHERS
+        fingerprint(complete(dataclasses.replace(config, teacher_kind=k)), digits) for k in OTHERS
     }
     assert len(others) == len(OTHERS)
 

@@ -33,6 +33,7 @@ from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.locks import Taken, holding, remove_leftovers
 from fdlab.core.progress import say
 from fdlab.core.records import RunRecord
+from fdlab.data.dataset import Dataset
 from fdlab.data.store import Store, find_dataset, prepare
 from fdlab.methods import METHODS
 from fdlab.methods.base import DRIFTING, FRESH, TUNED, resolve_method_options
