@@ -11,7 +11,7 @@ import torch
 from dense import PAIRS, K, N, draw, draw_targets, fold_pair, make_sizes
 
 from fdlab.core.errors import UserError
-from fdlab.data.dataset import IGNORED, TASKS
+from fdlab.data.dataset import IGNORED, SCORED
 from fdlab.methods import METHODS
 from fdlab.methods.base import FRESH, TUNED, Batch, build_method
 from fdlab.models.output import MAPS, ModelOutput
@@ -48,7 +48,7 @@ def test_the_issues_methods_are_defined_for_segmentation_and_others_are_refused(
     asked = {"none", "kd", "dist", "dkd", "feat", "pkd", "afd", "c2kd", "fdcmkd"}
     assert asked | {"mmanet", "cirkd", "heads_only"} <= set(DENSE)
     assert METHODS["cirkd+fdcmkd"].tasks == ("segmentation",)
-    assert METHODS["fdcmkd+kd"].tasks == TASKS and METHODS["fdcmkd+at"].tasks == TASKS[:1]
+    assert METHODS["fdcmkd+kd"].tasks == SCORED and METHODS["fdcmkd+at"].tasks == SCORED[:1]
     sizes = make_sizes(*PAIRS[0])
     for name, task in (("at", "segmentation"), ("cirkd", "classification")):
         with pytest.raises(UserError, match=f"{name} is not defined for {task}"):
@@ -60,7 +60,7 @@ def test_the_issues_methods_are_defined_for_segmentation_and_others_are_refused(
 def test_positions_correspond_in_segmentation_so_pkd_keeps_them_in_a_sum_too():
     sizes = make_sizes(*PAIRS[0])
     for name, option in (("pkd", "compare"), ("kd+pkd", "pkd_compare")):
-        found = [getattr(build_method(name, {}, sizes, task).options, option) for task in TASKS]
+        found = [getattr(build_method(name, {}, sizes, task).options, option) for task in SCORED]
         assert found == ["pooled", "resized"]
 
 
@@ -132,7 +132,7 @@ def test_an_image_of_one_pixel_is_a_sample_of_classification(name):
         outputs.append(ModelOutput(logits, maps["layer3"].flatten(1), maps, blocks))
     sizes = replace(make_sizes("alike", "alike"), student=sides[0], teacher=sides[1])
     found = []
-    for task in TASKS:
+    for task in SCORED:
         torch.manual_seed(11)
         same = {"align": False} if "align" in METHODS[name].Options.__dataclass_fields__ else {}
         method = build_method(name, same, sizes, task)

@@ -33,6 +33,7 @@ from fdlab.execute.parameters import check_values, read_notebook, read_parameter
 from fdlab.figures.style import find_venue
 from fdlab.methods import METHODS
 from fdlab.spectral.bands import count_low_bins
+from fdlab.studies import suits
 from fdlab.studies.comparison import choose_methods, require_trials
 from fdlab.studies.hyperparameters import read_settings
 from fdlab.studies.plan import make_plan
@@ -411,7 +412,7 @@ def _suits(name: str, definition: Dataset, paired: bool) -> bool:
     of networks; most are for all."""
     about = read_notebook(_source(name)).metadata.get("fdlab", {})
     return (
-        about.get("task", definition.task) == definition.task
+        suits(ledger.stem_of(name), definition.task)
         and about.get("modalities", 1) <= len(definition.modalities)
         and (paired or not about.get("pairs"))
     )

@@ -1,6 +1,10 @@
 """Studies: one question each, records or feature banks in, a dataclass of plain arrays out."""
 
-TASKS = {"segmentation": "segmentation"}  # study → the only task that it is for
+from fdlab.data.dataset import SCORED, TASKS
+
+DENSE = TASKS[1:]  # whose answers have places in the image
+# Study → the tasks that it is for, where they are not those whose answers are scores of classes.
+SUITED = {"data": TASKS, "report": TASKS, "segmentation": ("segmentation",)}
 PAIRS = ("logits", "zoo")  # studies of data sets that name pairs of networks
 ACROSS = ("similarity", "scale", "gradients", "embedding")  # studies that compare modalities
 STEMS = (
@@ -22,3 +26,8 @@ STEMS = (
     "zoo",
     "report",
 )
+
+
+def suits(stem: str, task: str) -> bool:
+    """Whether a study is for data sets of a task."""
+    return task in SUITED.get(stem, SCORED)

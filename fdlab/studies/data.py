@@ -129,7 +129,7 @@ def take_turns(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
 def name_labels(store: Store) -> list[str]:
     """Names of the kinds of events: classes, or kinds of scene; numbers where there are none."""
     dataset = store.dataset
-    return list(dataset.scenes) if dataset.task == "segmentation" else store.classes
+    return store.classes if dataset.task == "classification" else list(dataset.scenes)
 
 
 def read_palette(store: Store) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fdlab.core.results import read_result
 from fdlab.data.store import find_dataset
-from fdlab.studies import ACROSS, PAIRS, STEMS, TASKS
+from fdlab.studies import ACROSS, PAIRS, STEMS, suits
 from fdlab.studies.claims import NOT_RUN, Claim, Number, describe_n
 from fdlab.studies.published import SOURCES, Place, find_data, list_published, weigh
 
@@ -100,7 +100,7 @@ def collect_report(folder: Path, dataset: str, preset: str) -> Report:
     numbers = {number.place: number for number in list_published()}
     for stem in STEMS[:-1]:
         path = folder / f"{stem}.json"
-        if TASKS.get(stem, definition.task) != definition.task:
+        if not suits(stem, definition.task):
             continue
         if not path.is_file():
             if stem in PAIRS and not definition.pairs:
