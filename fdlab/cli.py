@@ -511,7 +511,8 @@ def _data_list(options) -> None:
         print(f"{name:{wide}s} {summary}")
         if store or (entry and entry.modalities):
             dataset = store.dataset if store else entry
-            classes = f"; {dataset.classes} classes" if dataset.classes else ""
+            plural = "es" if dataset.classes > 1 else ""
+            classes = f"; {dataset.classes} class{plural}" if dataset.classes else ""
             print(f"{'':{wide}s} {', '.join(dataset.modalities)}{classes}")
         for line in lines:
             print(f"{'':{wide}s} {line}")

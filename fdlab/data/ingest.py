@@ -190,8 +190,8 @@ def _find_origin(folder: Path) -> dict[str, Any] | None:
 
 
 def _limit(listing: Listing) -> int:
-    """Classes that a mask may hold; 0 where there is none."""
-    return len(listing.classes) if listing.task == "segmentation" else 0
+    """Classes that a mask or boxes may hold; 0 where there are none."""
+    return 0 if listing.task == "classification" else len(listing.classes)
 
 
 def _require_consistent(name: str, listing: Listing) -> None:
@@ -203,7 +203,8 @@ def _require_consistent(name: str, listing: Listing) -> None:
     for said, fine in (
         (f"task {listing.task}", listing.task in TASKS),
         ("no array for a modality", set(sides) <= set(listing.arrays)),
-        ("segmentation without a mask", not _limit(listing) or "mask" in listing.arrays),
+        ("segmentation without a mask", listing.task != "segmentation" or "mask" in listing.arrays),
+        ("detection without boxes", listing.task != "detection" or "boxes" in listing.arrays),
         ("a reserved name of an array", not set(RESERVED) & set(listing.arrays)),
         ("weights for no modality", set(listing.weights) <= set(sides)),
         ("ids for other events", all(len(v) == count for v in listing.ids.values())),
@@ -243,7 +244,7 @@ def _check(name: str, listing: Listing) -> Listing:
 
 def _names(listing: Listing) -> list[str]:
     """What labels stand for: the classes, or the kinds of scene."""
-    return list(listing.scenes if listing.task == "segmentation" else listing.classes)
+    return list(listing.classes if listing.task == "classification" else listing.scenes)
 
 
 def _check_rows(name: str, listing: Listing, kept: np.ndarray, before: bool = False) -> None:
@@ -408,7 +409,8 @@ def _create_array(path: Path, count: int, shape: tuple[int, ...], dtype: str) ->
 
 @dataclass(frozen=True)
 class _Job:
-    """What a process needs to decode events into the arrays. classes: that a mask may hold."""
+    """What a process needs to decode events into the arrays. classes: that a mask or boxes may
+    hold."""
 
     name: str
     decode: Callable[[Path, Event, Any], dict[str, np.ndarray]]
@@ -562,9 +564,13 @@ def _decode_one(job: _Job, event: Event) -> dict[str, np.ndarray]:
                     f"{name} is {value.dtype} {value.shape}, promised {dtype} {tuple(shape)}"
                 )
         if job.classes:
-            held = values["mask"][values["mask"] != IGNORED]
-            if held.size and held.max() >= job.classes:
-                raise ValueError(f"mask holds {held.max()}, and there are {job.classes} classes")
+            found = {"mask": values["mask"][values["mask"] != IGNORED]} if "mask" in values else {}
+            found |= {"boxes": values["boxes"][:, 0]} if "boxes" in values else {}
+            for name, held in found.items():
+                if held.size and held.max() >= job.classes:
+                    raise ValueError(
+                        f"{name} hold {held.max():g}, and there are {job.classes} classes"
+                    )
     except (BadMedium, UserError):
         raise
     except Exception as error:

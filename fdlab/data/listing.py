@@ -44,8 +44,8 @@ class Listing:
     nothing but the files' content.
 
     arrays: name → (shape of one row, dtype) of everything that decoding an event gives: every
-    modality, and extras such as `mask`. A modality with a frame axis is (F, C, H, W); an extra
-    `<modality>_frames`, of shape () and int16, then says how many of the F are there.
+    modality, and extras such as `mask` and `boxes`. A modality with a frame axis is (F, C, H, W);
+    an extra `<modality>_frames`, of shape () and int16, then says how many of the F are there.
     modalities, classes, directions, task, scenes: see `Dataset`; classes by name.
     ids: further ids (speaker, video, tweet), name → one string per event.
     splits: further ways to split, name → (N,) uint8, kept as arrays `split_<name>`.

@@ -167,8 +167,14 @@ def read_each_second(path: Path, most: int, least: int, side: int) -> tuple[np.n
 
 
 def read_image(path: Path, side: int) -> np.ndarray:
-    """An image: uint8 (3, side, side), RGB, turned as its EXIF orientation says, then resized by
-    bilinear interpolation to a square whatever its shape. What is transparent shows its colour.
+    """An image: uint8 (3, side, side), RGB, resized by bilinear interpolation to a square whatever
+    its shape. What is transparent shows its colour. Raises `BadMedium` as `load_picture` does."""
+    return _to_square(load_picture(path, "RGB"), side)
+
+
+def load_picture(path: Path, mode: str = "") -> Any:
+    """A whole pillow image, turned as its EXIF orientation says. mode: that it is converted to, ""
+    for the file's own.
 
     Raises `BadMedium` for a file that is missing, empty, cut off, no image, larger than pillow's
     limit against decompression bombs, or of more than 8 bits a channel.
@@ -183,7 +189,8 @@ def read_image(path: Path, side: int) -> np.ndarray:
             with Image.open(path, formats=PICTURES) as image:
                 if image.mode[0] in "IF":  # pillow would clip it to white
                     raise BadMedium(str(path), f"has mode {image.mode}: expected 8-bit colour")
-                image = ImageOps.exif_transpose(image).convert("RGB")
+                turned = ImageOps.exif_transpose(image)
+                return turned.convert(mode) if mode else turned
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         reason = f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         raise BadMedium(str(path), reason) from None
@@ -200,7 +207,29 @@ def read_image(path: Path, side: int) -> np.ndarray:
     ) as bad:
         # Pillow's readers raise any of these on damaged files.
         raise BadMedium(str(path), f"cannot be decoded: {bad}") from None
-    return _to_square(image, side)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(3, H, W) or (1, H, W) uint8 to (…, height, width): means over areas, or bilinear where it
+    grows."""
+    if image.shape[1:] == (height, width):
+        return np.ascontiguousarray(image)
+    from PIL import Image
+
+    pixels = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
+    whole = Image.fromarray(np.ascontiguousarray(pixels))
+    if whole.width % width == 0 and whole.height % height == 0:  # one rounding, not one a side
+        resized = whole.reduce((whole.width // width, whole.height // height))
+    else:
+        shrinks = height <= whole.height and width <= whole.width
+        way = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        resized = whole.resize((width, height), way)
+    return np.ascontiguousarray(np.atleast_3d(np.asarray(resized)).transpose(2, 0, 1))
+
+
+def find_nearest(size: int, stored: int) -> np.ndarray:
+    """The pixel of `size` at the centre of each of `stored` equal parts."""
+    return (2 * np.arange(stored) + 1) * size // (2 * stored)
 
 
 @contextmanager

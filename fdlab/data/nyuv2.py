@@ -27,6 +27,7 @@ import numpy as np
 from scipy import ndimage
 
 from fdlab.core.errors import UserError, name_unknown
+from fdlab.data import media
 from fdlab.data.dataset import IGNORED, SPLITS, Dataset, Modality
 from fdlab.data.listing import BadMedium, Event, Listing, Source
 from fdlab.data.matlab import load_mat
@@ -136,15 +137,15 @@ def decode(root: Path, event: Event, options: NYUv2Options) -> dict[str, np.ndar
         raise BadMedium(DATA, f"image {index + 1}: label {labels.max()}: expected 0 to {NAMES}")
     if not np.isfinite(depth).all() or depth.min() < 0:
         raise BadMedium(DATA, f"image {index + 1}: a depth below 0 or not finite")
-    rows = _find_nearest(labels.shape[0], options.height)
-    columns = _find_nearest(labels.shape[1], options.width)
+    rows = media.find_nearest(labels.shape[0], options.height)
+    columns = media.find_nearest(labels.shape[1], options.width)
     nearest = depth[rows[:, None], columns].astype(np.float32)
     channels = nearest[None]
     if options.depth == "three":
         channels = describe_depth(nearest, rows, columns, labels.shape)
     return {
         "depth": channels,
-        "rgb": _resize(image, options.height, options.width),
+        "rgb": media.resize(image, options.height, options.width),
         "mask": table[labels[rows[:, None], columns]],
     }
 
@@ -180,27 +181,6 @@ def describe_depth(
 
 def _name_depth(options: NYUv2Options) -> str:
     return "rawDepths" if options.raw else "depths"
-
-
-def _find_nearest(size: int, stored: int) -> np.ndarray:
-    """The pixel of `size` at the centre of each of `stored` equal parts."""
-    return (2 * np.arange(stored) + 1) * size // (2 * stored)
-
-
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(3, H, W) uint8 to (3, height, width): means over areas, or bilinear where it grows."""
-    if image.shape[1:] == (height, width):
-        return np.ascontiguousarray(image)
-    from PIL import Image
-
-    whole = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    if whole.width % width == 0 and whole.height % height == 0:  # one rounding, not one a side
-        resized = whole.reduce((whole.width // width, whole.height // height))
-    else:
-        shrinks = height <= whole.height and width <= whole.width
-        way = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-        resized = whole.resize((width, height), way)
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def _import_h5py():
