@@ -631,7 +631,11 @@ def _models(options) -> None:
 
     print("At width 64. MACs: multiply-accumulates of convolutions and linear layers, one input.\n")
     for name, build in MODELS.items():
-        model, (shape, classes) = build_on_meta(name), find_published(name)
+        try:
+            model, (shape, classes) = build_on_meta(name), find_published(name)
+        except UserError as error:  # an extra that is not installed
+            print(f"{name:16s} {build.__doc__.splitlines()[0]}\n{'':16s} {error}")
+            continue
         count = count_parameters(model)
         head = sum(p.numel() for k, p in model.named_parameters() if k.startswith(model.head))
         if model.inputs == "tokens":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +14,8 @@ ZOO = [name for name in MODELS if find_published(name)[1] == 100]  # those of th
 # Of one class with a smaller one, which stands for them where a law takes long.
 DEEPER = {f"resnet{n}" for n in ("14", "20", "32", "44", "56", "110", "32x4", "34_cifar")}
 DEEPER |= {"wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg13"}
+DEEPER |= {f"{name}{use}" for name in ("vit_s14", "vit_l14") for use in ("", "_pixels", "_boxes")}
+DEEPER |= {"resnet50_pixels", "resnet50_boxes", "swin_t_boxes"}
 LAWFUL = [name for name in MODELS if name not in DEEPER]
 
 
@@ -48,3 +51,15 @@ def draw(model: nn.Module, count: int = 3, seed: int = 1) -> torch.Tensor:
         tokens = torch.randint(1, WORDS, (count, LENGTH), generator=generator)
         return tokens * (torch.arange(LENGTH) < LENGTH - torch.arange(count)[:, None])
     return torch.randn(count, 3, SIDE, SIDE, generator=generator)
+
+
+def interpolate(before: int, after: int) -> torch.Tensor:
+    """(after, before) bilinear weights between the centres of pixels, edges repeated."""
+    place = ((np.arange(after) + 0.5) * before / after - 0.5).clip(0, before - 1)
+    weights = 1 - abs(place[:, None] - np.arange(before))
+    return torch.from_numpy(weights.clip(0))
+
+
+def resize(x: torch.Tensor, size) -> torch.Tensor:
+    rows, columns = (interpolate(a, b) for a, b in zip(x.shape[2:], size, strict=True))
+    return rows @ x @ columns.T

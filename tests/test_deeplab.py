@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from networks import make, plant
+from networks import make, plant, resize
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -14,12 +13,13 @@ from fdlab.models import MODELS
 from fdlab.models.build import load_weights
 from fdlab.models.deeplab import DeepLabV3Plus
 from fdlab.models.output import describe
-from fdlab.models.resnet import ResNet18
+from fdlab.models.resnet import ResNet18, ResNet50
 
 
+@pytest.mark.parametrize("kind", [ResNet18, ResNet50])
 @pytest.mark.parametrize("size", [(64, 64), (97, 131)])
-def test_the_dilated_stage_gives_at_every_second_position_what_it_gave_before(size):
-    plain, dilated = (ResNet18(3, 5, 8, dilate_last=wide).double().eval() for wide in (False, True))
+def test_the_dilated_stage_gives_at_every_second_position_what_it_gave_before(kind, size):
+    plain, dilated = (kind(3, 5, 8, dilate_last=wide).double().eval() for wide in (False, True))
     state = plant(plain).state_dict()
     shapes = {name: value.shape for name, value in dilated.state_dict().items()}
     assert shapes == {name: value.shape for name, value in state.items()}
@@ -31,18 +31,6 @@ def test_the_dilated_stage_gives_at_every_second_position_what_it_gave_before(si
     for name in one:
         seen = two[name][:, :, ::2, ::2] if name == "layer4" else two[name]
         torch.testing.assert_close(seen, one[name], rtol=1e-9, atol=1e-9)
-
-
-def interpolate(before: int, after: int) -> torch.Tensor:
-    """(after, before) bilinear weights between the centres of pixels, edges repeated."""
-    place = ((np.arange(after) + 0.5) * before / after - 0.5).clip(0, before - 1)
-    weights = 1 - abs(place[:, None] - np.arange(before))
-    return torch.from_numpy(weights.clip(0))
-
-
-def resize(x: torch.Tensor, size) -> torch.Tensor:
-    rows, columns = (interpolate(a, b) for a, b in zip(x.shape[2:], size, strict=True))
-    return rows @ x @ columns.T
 
 
 def decode(state: dict[str, torch.Tensor], layer4, layer1, size):

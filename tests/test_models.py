@@ -16,7 +16,7 @@ from fdlab.core.errors import UserError
 from fdlab.data.dataset import Dataset, Modality
 from fdlab.models.build import build_model, find_weights, load_weights
 from fdlab.models.mode import evaluating, freeze
-from fdlab.models.resnet import ResNet18
+from fdlab.models.resnet import ResNet18, ResNet50
 from fdlab.models.textcnn import TextCNN
 
 
@@ -64,11 +64,17 @@ def forward_as_torchvision(state: dict[str, torch.Tensor], x: torch.Tensor):
 
     x = functional.conv2d(x, state["conv1.weight"], stride=2, padding=3)
     x = functional.max_pool2d(functional.relu(norm("bn1", x)), 3, stride=2, padding=1)
-    for name in (f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)):
-        stride = 2 if name[5] != "1" and name.endswith("0") else 1
-        y = functional.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1)
-        y = functional.relu(norm(f"{name}.bn1", y))
-        y = norm(f"{name}.bn2", functional.conv2d(y, state[f"{name}.conv2.weight"], padding=1))
+    for name in (key.removesuffix(".conv1.weight") for key in state if key[:5] == "layer"
+                 and key.endswith(".conv1.weight")):  # fmt: skip
+        stride = 2 if name[5] != "1" and name.endswith(".0") else 1
+        last = max(part for part in (2, 3) if f"{name}.conv{part}.weight" in state)
+        y = x
+        for part in range(1, last + 1):
+            kernel = state[f"{name}.conv{part}.weight"]
+            step = stride if part == last - 1 else 1  # the first of two, the second of three
+            y = functional.conv2d(y, kernel, stride=step, padding=kernel.shape[-1] // 2)
+            y = norm(f"{name}.bn{part}", y)
+            y = functional.relu(y) if part < last else y
         if f"{name}.downsample.0.weight" in state:
             x = functional.conv2d(x, state[f"{name}.downsample.0.weight"], stride=stride)
             x = norm(f"{name}.downsample.1", x)
@@ -86,24 +92,37 @@ def test_resnet18_has_torchvisions_names_shapes_and_parameter_count():
     assert sum(p.numel() for p in model.parameters()) == 11_689_512
 
 
+def test_resnet50_has_torchvisions_names_and_parameter_count():
+    with torch.device("meta"):
+        model = ResNet50(3, 1000, 64)
+    assert sum(p.numel() for p in model.parameters()) == 25_557_032
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert len(shapes) == 320 and shapes["fc.weight"] == (1000, 2048)
+    assert shapes["layer1.0.downsample.0.weight"] == (256, 64, 1, 1)
+    assert shapes["layer3.5.conv2.weight"] == (256, 256, 3, 3)
+
+
+@pytest.mark.parametrize("kind", [ResNet18, ResNet50])
 @pytest.mark.parametrize("channels, size", [(3, (33, 47)), (1, (64, 40))])
-def test_resnet18_computes_torchvisions_function(channels, size):
-    model = randomise(ResNet18(channels, 5, 8).double()).eval()
+def test_a_resnet_computes_torchvisions_function(kind, channels, size):
+    model = randomise(kind(channels, 5, 8).double()).eval()
     x = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1)).double()
     output = model(x)
     logits, total = forward_as_torchvision(model.state_dict(), x)
-    torch.testing.assert_close(output.logits, logits, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(output.maps["layer4"], total, rtol=1e-10, atol=1e-10)
+    near = {"rtol": 1e-10, "atol": 1e-10 * total.abs().max().item()}
+    torch.testing.assert_close(output.logits, logits, **near)
+    torch.testing.assert_close(output.maps["layer4"], total, **near)
     assert (total < 0).any() and (total > 0).any()
 
 
-def test_resnet18_equals_the_installed_torchvision():
+@pytest.mark.parametrize("kind", [ResNet18, ResNet50])
+def test_a_resnet_equals_the_installed_torchvision(kind):
     try:
-        from torchvision.models import resnet18
+        from torchvision import models
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision does not import: {error}")
-    theirs = randomise(resnet18().double()).eval()
-    ours = ResNet18(3, 1000, 64).double().eval()
+    theirs = randomise(getattr(models, kind.__name__.lower())().double()).eval()
+    ours = kind(3, 1000, 64).double().eval()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(ours(x).logits, theirs(x), rtol=1e-9, atol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from fdlab.cli import main
 from fdlab.core.errors import UserError
 from fdlab.methods.base import Sizes, build_method
-from fdlab.models import MODELS
+from fdlab.models import MODELS, find_use
 from fdlab.models.build import load_weights, place
 from fdlab.models.frames import fold_frames, stack_frames
 from fdlab.models.output import Side, describe
@@ -23,12 +24,12 @@ POOLED = (
     "resnet34",
     "mobilenetv1",
     "mobilenetv2",
-    "deeplabv3plus",
+    "resnet50",
     "textcnn",
     *ZOO,
+    *(name for name in MODELS if find_use(name) in ("pixels", "boxes")),
 )  # the feature: a map's mean
-PER_PIXEL = ("deeplabv3plus",)
-VIDEO = ("resnet18", "mobilenetv2", *(name for name in ZOO if name not in DEEPER))
+VIDEO = ("resnet18", "resnet50", "mobilenetv2", *(name for name in ZOO if name not in DEEPER))
 
 
 def assert_near(one: torch.Tensor, two: torch.Tensor) -> None:
@@ -37,7 +38,8 @@ def assert_near(one: torch.Tensor, two: torch.Tensor) -> None:
 
 
 def flatten(output) -> list[torch.Tensor]:
-    return [output.logits, output.feature, *output.maps.values(), *output.blocks.values()]
+    boxes = [] if output.boxes is None else [output.boxes]
+    return [output.logits, output.feature, *boxes, *output.maps.values(), *output.blocks.values()]
 
 
 @pytest.mark.parametrize("name", LAWFUL)
@@ -46,8 +48,14 @@ def test_what_a_network_returns_is_what_it_says_of_itself(name):
     inputs = draw(model)
     output, side = model(inputs), describe(model, inputs[:1])
     assert output.feature.shape == (3, model.feature_width) and side.width == model.feature_width
-    pixels = inputs.shape[2:] if name in PER_PIXEL else ()
-    assert output.logits.shape == (3, 5, *pixels)
+    use = find_use(name)
+    if use == "boxes":
+        places = (16, 16)  # of 64 pixels, at 1/4
+        assert output.boxes.shape == (3, 5, *places) and (output.boxes[:, :4] > 0).all()
+    else:
+        places = inputs.shape[2:] if use == "pixels" else ()
+        assert output.boxes is None
+    assert output.logits.shape == (3, 5, *places)
     for shapes, found in ((side.maps, output.maps), (side.blocks, output.blocks)):
         assert shapes == {k: tuple(x.shape[1:]) for k, x in found.items()}
     sizes = [math.prod(side.maps[stage][1:]) for stage in output.stages]
@@ -55,7 +63,7 @@ def test_what_a_network_returns_is_what_it_says_of_itself(name):
     assert not any("." in stage for stage in output.maps), "methods name their modules after them"
     assert set(side.norms) <= set(output.stages)
     assert all(len(norm.weight) == side.maps[k][0] for k, norm in side.norms.items())
-    assert (side.head is None) == (name in PER_PIXEL)
+    assert (side.head is None) == (use in ("pixels", "boxes")) == bool(model.backbone)
     parameters = dict(model.named_parameters())
     head = parameters[f"{model.head}.weight"]
     assert len(head) == 5
@@ -80,7 +88,7 @@ def test_rows_are_independent_and_dropout_is_off_in_eval_mode(name):
         for one, two in zip(flatten(found), flatten(other), strict=True):
             torch.testing.assert_close(one[order], two, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(found.logits[0], found.logits[1])
-        drops = any(isinstance(part, nn.Dropout) for part in model.modules())
+        drops = any(isinstance(part, nn.Dropout) and part.p for part in model.modules())
         model.train()
         again = [model(inputs).logits for _ in range(2)]
         assert torch.equal(*again) != drops
@@ -93,7 +101,8 @@ def test_every_network_trains_on_a_batch_however_small(name, count):
     torch.manual_seed(0)
     model = MODELS[name]((3, 64, 64), 5, 8, 20).train()
     output = model(draw(model, count))
-    (output.logits.square().mean() + output.feature.square().mean()).backward()
+    read = (output.logits, output.feature, output.boxes)
+    sum(x.square().mean() for x in read if x is not None).backward()
     for parameter, value in model.named_parameters():
         assert value.grad is not None and torch.isfinite(value.grad).all(), parameter
 
@@ -122,7 +131,9 @@ def test_weights_come_back_without_a_classifier_for_other_classes(name, tmp_path
         assert torch.equal(value, wanted[key]), key
 
 
-@pytest.mark.parametrize("name", [*VIDEO, "deeplabv3plus"])
+@pytest.mark.parametrize(
+    "name", [*VIDEO, "deeplabv3plus", "vit_small", "swin_t", "vit_small_pixels", "resnet18_boxes"]
+)
 def test_a_colour_filter_is_summed_for_a_grey_input(name, tmp_path):
     colour = make(name).eval()
     grey = make(name, channels=1).eval()
@@ -207,3 +218,13 @@ def test_fdlab_models_counts_the_published_sizes(capsys):
         lines = text[text.index(f"\n{name} ") :].splitlines()[1:3]
         assert f"D = {width}," in lines[1] and count in lines[1] and lines[1].endswith(macs)
     assert all(f"{name} " in text for name in MODELS)
+
+
+def test_fdlab_models_lists_networks_whose_extra_is_not_installed(capsys, monkeypatch):
+    places = {name: MODELS.places[name] for name in ("vit_small", "resnet8")}
+    monkeypatch.setattr(MODELS, "places", places)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert 'vit_small needs transformers: `pip install "fdlab[spatial]"`' in text
+    assert "\nresnet8 " in text

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from fdlab.core.errors import UserError
+from fdlab.models.frames import require_image
+from fdlab.models.grids import enlarge
 from fdlab.models.network import Network
 from fdlab.models.norm import Norm
 from fdlab.models.output import ModelOutput
@@ -78,10 +78,10 @@ class DeepLabV3Plus(Network):
         maps, blocks = self.encoder(x)
         context = maps["aspp"] = self.aspp(torch.relu(maps["layer4"]))
         low = self.low(torch.relu(maps["layer1"]))
-        context = _resize(self.dropout(context), low)  # 1/16 → 1/4
+        context = enlarge(self.dropout(context), low)  # 1/16 → 1/4
         scores = classify(self.decoder(torch.cat([context, low], dim=1)), self.classifier)
         feature = pool(maps["layer4"])  # (N, D, h, w) → (N, D), before the ReLU
-        return ModelOutput(_resize(scores, x), feature, maps, blocks)
+        return ModelOutput(enlarge(scores, x), feature, maps, blocks)
 
     @property
     def norms(self) -> dict[str, nn.BatchNorm2d]:
@@ -107,15 +107,9 @@ def _convolve(in_channels: int, channels: int, side: int, rate: int = 1) -> nn.S
     )
 
 
-def _resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(N, C, h, w) → (N, C, H, W) of `like`, bilinearly."""
-    return functional.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
-
-
 def build_deeplabv3plus(
     shape: tuple[int, ...], classes: int, width: int, vocabulary: int
 ) -> DeepLabV3Plus:
     """DeepLabV3+ (Chen et al., 2018) on ResNet-18, for images (C, H, W), of which only C counts."""
-    if len(shape) != 3:
-        raise UserError(f"deeplabv3plus has inputs of shape {shape}: expected images (C, H, W)")
+    require_image("deeplabv3plus", shape)
     return DeepLabV3Plus(shape[0], classes, width)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from fdlab.core.errors import UserError
+
 
 def fold_frames(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     """(N, F, C, H, W) → (N · F, C, H, W) and F; images (N, C, H, W) stay, and F is 0."""
@@ -19,3 +21,9 @@ def stack_frames(x: torch.Tensor, frames: int) -> torch.Tensor:
     if not frames:
         return x
     return x.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)  # (N, C, F, h, w) between
+
+
+def require_image(name: str, shape: tuple[int, ...]) -> None:
+    """For networks whose output has places: frames would have to be told apart in it."""
+    if len(shape) != 3:
+        raise UserError(f"{name} has inputs of shape {shape}: expected images (C, H, W)")

@@ -19,34 +19,7 @@ from fdlab.models.cifar import (
     make_builder,
     scale_channels,
 )
-from fdlab.models.resnet import BasicBlock, Stage
-
-
-class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions: (N, C, H, W) any sign → (N, 4 C', H/s, W/s), the sum before
-    its ReLU."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int = 1):
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * channels)
-        self.downsample = None
-        if stride != 1 or in_channels != 4 * channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, 4 * channels, 1, stride, bias=False),
-                nn.BatchNorm2d(4 * channels),
-            )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(x)
-        residual = torch.relu(self.bn1(self.conv1(x)))
-        residual = torch.relu(self.bn2(self.conv2(residual)))
-        residual = self.bn3(self.conv3(residual))
-        return residual + (x if self.downsample is None else self.downsample(x))
+from fdlab.models.resnet import BasicBlock, Bottleneck, Stage
 
 
 class CifarResNet(CifarNetwork):
@@ -71,7 +44,7 @@ class CifarResNet(CifarNetwork):
         width: int = 64,
     ):
         super().__init__()
-        block, expansion = (Bottleneck, 4) if bottleneck else (BasicBlock, 1)
+        block = Bottleneck if bottleneck else BasicBlock
         before, *sizes = (scale_channels(size, width) for size in channels)
         self.conv1 = nn.Conv2d(in_channels, before, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(before)
@@ -81,7 +54,7 @@ class CifarResNet(CifarNetwork):
             for place in range(count):
                 stride = 1 if place or name == "layer1" else 2
                 row.append(block(before, size, stride))
-                before = expansion * size
+                before = block.expansion * size
             self.add_module(name, Stage(*row))
         self.feature_width = before
         self.fc = nn.Linear(before, classes)
@@ -99,10 +72,7 @@ class CifarResNet(CifarNetwork):
     @property
     def norms(self) -> dict[str, nn.BatchNorm2d]:
         """Of the residual branch that ends each stage; what it is added to has none of its own."""
-        ends = {name: getattr(self, name)[-1] for name in self.stages}
-        return {
-            name: end.bn3 if isinstance(end, Bottleneck) else end.bn2 for name, end in ends.items()
-        }
+        return {name: getattr(self, name)[-1].norm for name in self.stages}
 
 
 def _thin(depth: int, channels: tuple[int, ...] = (16, 16, 32, 64)):
