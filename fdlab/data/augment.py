@@ -115,18 +115,34 @@ def pad_flip(batch: torch.Tensor, box: torch.Tensor, fill: float = 0.0) -> torch
     box: (N, 3) uniform numbers for row, column and flip. The border is H/8 and W/8 wide and holds
     `fill`; of 32 × 32 these are the benchmark's 4 pixels.
     """
-    count, _, height, width = batch.shape
-    edges = height // PADDING, width // PADDING
+    size = tuple(batch.shape[-2:])
+    edges, starts, mirror = find_start(box.to(batch.device), size)
     padded = functional.pad(batch, [edges[1]] * 2 + [edges[0]] * 2, value=fill)
-    row, column, flip = box.to(batch.device).unbind(1)
     rows, columns = (
-        (part * (2 * edge + 1)).long()[:, None] + torch.arange(size, device=batch.device)
-        for part, edge, size in zip((row, column), edges, (height, width), strict=True)
+        start[:, None] + torch.arange(side, device=batch.device)
+        for start, side in zip(starts, size, strict=True)
     )
-    columns = torch.where(flip[:, None] < 0.5, columns.flip(1), columns)
-    first = torch.arange(count, device=batch.device)[:, None, None]
+    columns = torch.where(mirror[:, None] < 0, columns.flip(1), columns)
+    first = torch.arange(len(batch), device=batch.device)[:, None, None]
     moved = padded.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)
+
+
+def find_start(
+    box: torch.Tensor, size: tuple[int, int]
+) -> tuple[list[int], list[torch.Tensor], torch.Tensor]:
+    """Where `pad_flip` crops: the border's height and width; the first row and column (N,) in the
+    image with its border; and (N,) -1 where it is then flipped, else 1."""
+    row, column, flip = box.unbind(1)
+    edges = [side // PADDING for side in size]
+    starts = [
+        (part * (2 * edge + 1)).long() for part, edge in zip((row, column), edges, strict=True)
+    ]
+    return edges, starts, _mirror(flip)
+
+
+def _mirror(flip: torch.Tensor) -> torch.Tensor:
+    return torch.where(flip < 0.5, -1.0, 1.0)
 
 
 def crop(
@@ -143,22 +159,34 @@ def crop(
     Where such a box does not fit, its longer side is cut to the image's (torchvision draws again,
     which would make the number of draws random). mode: "bilinear", or "nearest" for masks.
     """
-    height, width = batch.shape[-2:]
-    part, aspect, row, column, flip = box.to(batch.device).unbind(1)
-    part = area[0] + (area[1] - area[0]) * part
-    aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3)) * (height / width)
-    wide = (part * aspect).sqrt().clamp_max(1)
-    high = (part / aspect).sqrt().clamp_max(1)
-    mirror = torch.where(flip < 0.5, -1.0, 1.0)
+    (high, wide), (down, across), mirror = find_crop(
+        box.to(batch.device), area, tuple(batch.shape[-2:])
+    )
     zero = torch.zeros_like(wide)
-    across = torch.stack([mirror * wide, zero, (2 * column - 1) * (1 - wide)], dim=1)
-    down = torch.stack([zero, high, (2 * row - 1) * (1 - high)], dim=1)
+    across = torch.stack([mirror * wide, zero, across], dim=1)
+    down = torch.stack([zero, high, down], dim=1)
     grid = functional.affine_grid(
         torch.stack([across, down], dim=1), [len(batch), 1, *size], align_corners=False
     )
     return functional.grid_sample(
         batch, grid.to(batch.dtype), mode, padding_mode="border", align_corners=False
     )
+
+
+def find_crop(
+    box: torch.Tensor, area: tuple[float, float], size: tuple[int, int]
+) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """What `crop` cuts out of an image of `size`, each (N,): the shares of its height and width;
+    the middle down and across, the image's edges being -1 and 1; and -1 where it is then flipped,
+    else 1."""
+    height, width = size
+    part, aspect, row, column, flip = box.unbind(1)
+    part = area[0] + (area[1] - area[0]) * part
+    aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3)) * (height / width)
+    wide = (part * aspect).sqrt().clamp_max(1)
+    high = (part / aspect).sqrt().clamp_max(1)
+    middles = [(2 * row - 1) * (1 - high), (2 * column - 1) * (1 - wide)]
+    return [high, wide], middles, _mirror(flip)
 
 
 def jitter_hsv(batch: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:

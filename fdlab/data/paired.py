@@ -261,8 +261,9 @@ class PairedData:
         segmentation (n, H, W) int64 classes of the pixels that it sees, 255 where there is none, or
         for detection (n, B, 5) boxes in pixels that it sees."""
         if self.boxes is not None:
-            own, stored = self.augmentations[modality], self.store.read(modality).shape[-2:]
-            return move_boxes(self.boxes[rows], stored, self.sizes[modality], own, view)
+            stored, size = self.store.read(modality).shape[-2:], self.sizes[modality]
+            held, own = find_held(stored, size), self.augmentations[modality]
+            return move_boxes(self.boxes[rows], stored, held, size, own, view)
         if self.masks is None:
             return self.labels[rows]
         masks = self._pad(self.masks[rows][:, None].float(), modality, view, fill=IGNORED)
@@ -358,10 +359,16 @@ def _measure_channels(array: np.ndarray, rows: np.ndarray) -> tuple:
     return tuple(torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (mean, 1 / deviation))
 
 
+def find_held(stored: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image as it lies in memory, for a network that sees `size`."""
+    target = tuple(round(length * MARGIN) for length in size)
+    return stored if all(a <= b for a, b in zip(stored, target, strict=True)) else target
+
+
 def shrink(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Images at `MARGIN` times `size` where they are stored larger; depth by its nearest pixels."""
-    target = tuple(round(length * MARGIN) for length in size)
-    if all(stored <= wanted for stored, wanted in zip(array.shape[-2:], target, strict=True)):
+    target = find_held(array.shape[-2:], size)
+    if target == array.shape[-2:]:
         return array
     small = np.empty((*array.shape[:-2], *target), array.dtype)
     for start in range(0, len(array), CHUNK):
