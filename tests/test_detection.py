@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from fdlab.core.errors import UserError
 from fdlab.data.augment import AUGMENTATIONS, View, draw_view
-from fdlab.data.boxes import IGNORE, NOTHING, move_boxes
+from fdlab.data.boxes import move_boxes
+from fdlab.data.dataset import IGNORE, NOTHING
 from fdlab.data.paired import PairedData, shrink
 from fdlab.figures.boxes import show_boxes
 from fdlab.figures.plate import Plate

@@ -174,3 +174,55 @@ def test_adamw_decays_weights_apart_from_the_gradient(plan, data):
         moved[name] = 2.0 - weight.detach()
     torch.testing.assert_close(moved["adam"], torch.full((4,), 0.01))
     torch.testing.assert_close(moved["adamw"], torch.full((4,), 0.01 * 0.1 * 2.0))
+
+
+@pytest.fixture(scope="module")
+def small(isolated_home):
+    """A few of the rooms, and the smallest plan for them."""
+    from fdlab.studies.plan import make_plan
+
+    plan = replace(make_plan("rooms", "smoke", seeds=[0], epochs=1), data_options={"limit": 60})
+    return replace(plan, train=replace(plan.train, side=32, learning_rate=1e-3, optimiser="adamw"))
+
+
+def test_a_detector_starts_from_what_a_segmenter_learned_without_labels(small):
+    """Colour to heat in two stages: the teacher's weights, adapters by its maps, then boxes."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("pycocotools")
+    network = "vit_small_pixels"
+    teacher = small.configure("rgb", network=network)
+    first = small.configure(
+        "thermal", "freqkd", "rgb", 0, {"task_weight": 0.0},
+        network=network, teacher_network=network, base=teacher, rank=2,
+    )  # fmt: skip
+    second = complete(small.configure("thermal", network="vit_small_boxes", base=first, blend=0.5))
+    store = small.open_store()
+    taught = ensure_run(first)
+    start = build_start(second, store).state_dict()
+    whole, none = (taught.read_merged(scale) for scale in (1.0, 0.0))
+    name = "encoder.encoder.layer.0.mlp.fc1.weight"
+    torch.testing.assert_close(start[name], (whole[name] + none[name]) / 2)
+    assert not torch.equal(whole[name], none[name])
+    entry = "encoder.embeddings.patch_embeddings.projection.weight"
+    colour = ensure_run(teacher).load_student(store).state_dict()
+    torch.testing.assert_close(start[entry], colour[entry].sum(dim=1, keepdim=True))
+    assert set(taught.record.curves) >= {"loss/low", "loss/high"}
+    assert "loss/task" not in taught.record.curves
+    run = ensure_run(second)
+    found = run.read_predictions()
+    assert found.shape[0] == run.record.n["test"] and found.shape[2] == 6
+    rows = store.rows("test")
+    values = run.judge(np.asarray(store.read("boxes")[rows]) * [1, 0.5, 0.5, 0.5, 0.5])
+    assert values.mean() == pytest.approx(run.record.scores["validation"].accuracy, abs=1e-6)
+    anchored = complete(
+        small.configure(
+            "thermal", "anchor", "thermal", 0, network="vit_small_boxes", base=first,
+            blend=0.5, teacher_kind="start",
+        )
+    )  # fmt: skip
+    assert ensure_run(anchored).record.curves["loss/anchor"][0] > 0
+
+
+def test_a_network_for_what_the_store_does_not_hold_is_refused(plan):
+    with pytest.raises(UserError, match=r"network for images 'vit_small_boxes'"):
+        complete(plan.configure("image", network="vit_small_boxes"))

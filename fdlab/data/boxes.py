@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from fdlab.data.augment import SHIFT, Augmentation, View, find_crop, find_start
+from fdlab.data.dataset import IGNORE, NOTHING
 
-NOTHING, IGNORE = -1, -2  # classes of a row that fills up, and of a region that does not count
 KEPT = 0.25  # of a box's area; below it a box says too little of its object
 
 Size = tuple[int, int]  # height and width in pixels

@@ -13,6 +13,7 @@ TASKS = ("classification", "segmentation", "detection")
 SCORED = TASKS[:2]  # whose answers are scores of classes, one row of them per label
 METRICS = dict(zip(TASKS, ("accuracy", "mIoU", "mAP50"), strict=True))
 IGNORED = 255  # a pixel without a class, in every mask
+NOTHING, IGNORE = -1, -2  # classes of a row of boxes that fills up, and of a region left out
 # What is read as a picture, whatever its name says; for some other kinds (PostScript) pillow starts
 # another program.
 PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

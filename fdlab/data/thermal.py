@@ -22,11 +22,10 @@ from fdlab.core.errors import UserError, name_unknown
 from fdlab.core.seeding import derive_seed
 from fdlab.data import media
 from fdlab.data.audiovisual import read_text, require
-from fdlab.data.dataset import SPLITS, Modality
+from fdlab.data.dataset import IGNORE, NOTHING, SPLITS, Modality
 from fdlab.data.ingest import TRAIN, VALIDATION, require_share
 from fdlab.data.listing import BadMedium, Event, Listing
 
-NOTHING, IGNORE = -1, -2  # classes of a row of boxes that fills up, and of a region left out
 SIDES = ("rgb", "thermal")
 DIRECTIONS = ("rgb2thermal",)
 DETECTORS = {side: Modality("resnet18_boxes", augment="scene") for side in SIDES}

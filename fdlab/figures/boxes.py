@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from fdlab.data.boxes import IGNORE, NOTHING
+from fdlab.data.dataset import IGNORE, NOTHING
 from fdlab.figures.data import show_map
 from fdlab.figures.style import plain
 from fdlab.training.detect import match

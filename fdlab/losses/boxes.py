@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from fdlab.data.boxes import IGNORE, NOTHING
+from fdlab.data.dataset import IGNORE, NOTHING
 from fdlab.models.precision import in_full_precision
 
 ALPHA, GAMMA = 0.25, 2.0  # focal loss (Lin et al., ICCV 2017)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fdlab.core.errors import UserError
-from fdlab.data.boxes import IGNORE, NOTHING
+from fdlab.data.dataset import IGNORE, NOTHING
 from fdlab.losses.boxes import intersect, place_centres
 from fdlab.models.precision import in_full_precision
 
