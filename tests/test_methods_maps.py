@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import oracles_maps
+import oracles_planes
 import pytest
 import scipy.special
 import scipy.stats
@@ -136,11 +137,15 @@ TRANSCRIBED = {
     "catkd": oracles_maps.catkd_terms,
     "ofa": oracles_maps.ofa_terms,
     "freekd": oracles_maps.freekd_terms,
+    "freqkd": oracles_planes.freqkd_terms,
+    "anchor": oracles_planes.anchor_terms,
+    "sfkd": oracles_planes.sfkd_terms,
 }
 PLAIN = [
-    *((name, {}) for name in TRANSCRIBED if name != "afd"),
+    *((name, {}) for name in TRANSCRIBED if name not in ("afd", "sfkd")),
     *((name, {"compare": "resized"}) for name in ("fitnet", "pkd", "ofd", "vid")),
     ("afd", {"units": 6}),
+    ("sfkd", {"refine": False}),  # the refinement by itself: test_spatial_methods
 ]
 CHANGED = [
     ("at", {"weight": 3.0}),
@@ -155,6 +160,14 @@ CHANGED = [
     ("catkd", {"weight": 3.0, "side": 3, "scaled": False}),
     ("ofa", {"weight": 3.0, "stage_weight": 0.4, "power": 1.5, "temperature": 2.0}),
     ("freekd", {"weight": 3.0, "levels": 1}),
+    ("freqkd", {"task_weight": 0.5, "low_weight": 3.0, "high_weight": 2.0, "cutoff": 0.25}),
+    ("freqkd", {"mask": "released", "high": "log_signed"}),
+    ("freqkd", {"high": "fdcmkd"}),
+    ("freqkd", {"frequency": False, "low_weight": 3.0}),
+    ("anchor", {"weight": 3.0}),
+    ("sfkd", {"refine": False, "weight": 3.0, "width": 0.5, "passes": "high", "logits": "kd"}),
+    ("sfkd", {"refine": False, "matching": "infonce", "temperature": 0.3, "stages": 1}),
+    ("sfkd", {"refine": False, "matching": "mse", "logits": "none"}),
 ]
 CASES = [(*case, scene) for case in PLAIN for scene in SCENES]
 CASES += [(*case, scene) for case in CHANGED for scene in ("images", "sentence learns")]

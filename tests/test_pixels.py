@@ -23,7 +23,7 @@ from fdlab.losses.pixels import entropy_weights, gram_distance
 from fdlab.methods.base import Batch, build_method
 from fdlab.methods.cirkd import Memory, bound, shrink_by_patch
 from fdlab.methods.pixels import Pixels, find_pixels, flatten_positions, fold
-from fdlab.spectral.bands import split_plane
+from fdlab.spectral.planes import split_space
 from fdlab.training.evaluate import count_pixels, judge_samples, mean_iou
 
 DOUBLE = torch.float64
@@ -179,14 +179,14 @@ def test_logits_are_judged_by_their_answers():
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (6, 3), (1, 4), (1, 1)])
 def test_the_plane_is_split_as_by_a_mask_over_the_whole_spectrum(size, cutoff):
     x = torch.randn(2, 3, *size, dtype=DOUBLE)
-    low, high, mean = split_plane(x, cutoff, "own")
+    low, high, mean = split_space(x, cutoff, "own")
     expected = oracles_pixels.split_plane(x.numpy(), cutoff)
     for found, wanted in zip((low, high, mean), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-12)
     torch.testing.assert_close(low + high + mean, x, atol=1e-12, rtol=0)
     for rule, part in (("drop", low), ("low", low + mean)):
-        torch.testing.assert_close(split_plane(x, cutoff, rule).low, part)
-        torch.testing.assert_close(split_plane(x, cutoff, rule).high, high)
+        torch.testing.assert_close(split_space(x, cutoff, rule).low, part)
+        torch.testing.assert_close(split_space(x, cutoff, rule).high, high)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_planted_sinusoid_lands_in_its_band(down, along, band):
     """Over 8 × 8 positions the Nyquist frequency is 4 waves: at one half, 2 waves are low."""
     i, j = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     wave = torch.cos(2 * math.pi * (down * i + along * j) / 8)[None, None] + 5.0
-    parts = split_plane(wave, 0.5)
+    parts = split_space(wave, 0.5)
     torch.testing.assert_close(parts[band], wave - 5.0, atol=1e-5, rtol=0)
     assert parts[1 - band].abs().max() < 1e-5
 

@@ -11,7 +11,7 @@ import pywt
 import torch
 
 from fdlab.core.errors import UserError
-from fdlab.spectral.wavelets import MODES, decompose, keep_low
+from fdlab.spectral.wavelets import MODES, decompose, keep_low, rebuild
 
 WAVELETS = ("haar", "db2", "sym4")
 SIDES = [(8, 8), (7, 9), (5, 8), (8, 5), (1, 67), (67, 1), (1, 1), (2, 3), (16, 12)]
@@ -76,6 +76,79 @@ def test_the_low_part_and_the_rest_are_what_pywavelets_rebuilds_from_each(sides,
             wanted = pywt.waverec2(coefficients, wavelet, mode, axes=(-2, -1))
             wanted = wanted[..., : sides[0], : sides[1]]
             np.testing.assert_allclose(part, wanted, rtol=0, atol=1e-11)
+
+
+def list_pywavelets(low, details):
+    """Their order: the low band, then the details from the coarsest."""
+    return [low, *(tuple(level.transpose(2, 0, 1, 3, 4)) for level in reversed(details))]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "sym4", "bior2.2"])
+@pytest.mark.parametrize("sides", [(8, 8), (7, 9), (5, 8), (1, 67), (16, 12)], ids=str)
+def test_whatever_coefficients_there_are_are_rebuilt_as_pywavelets_does(sides, wavelet, levels):
+    """Not those of a map alone, so that the inverse is tested by itself; in every mode."""
+    for mode in list_modes(sides):
+        low, details = decompose(torch.zeros(2, 3, *sides, dtype=torch.float64), wavelet, levels,
+                                 mode)  # fmt: skip
+        low, *details = (draw(*x.shape, seed=i) for i, x in enumerate((low, *details)))
+        given = [torch.from_numpy(x).requires_grad_() for x in (low, *details)]
+        found = rebuild(given[0], given[1:], wavelet, mode)
+        wanted = pywt.waverec2(list_pywavelets(low, details), wavelet, mode, axes=(-2, -1))
+        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=0, atol=1e-11)
+        # R is linear: the gradient of |R(c)|² / 2 is R'R(c), and <R'R(c), d> = <R(c), R(d)>.
+        slopes = torch.autograd.grad(found.square().sum() / 2, given)
+        ways = [torch.from_numpy(draw(*x.shape, seed=9 + i)) for i, x in enumerate(given)]
+        along = sum((slope * way).sum() for slope, way in zip(slopes, ways, strict=True))
+        across = (found * rebuild(ways[0], ways[1:], wavelet, mode)).sum()
+        assert along.item() == pytest.approx(across.item(), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-11), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "bior2.2"])
+@pytest.mark.parametrize("sides", [*SIDES, (37, 37)], ids=str)
+def test_a_map_is_rebuilt_from_its_bands_at_odd_sides_too(sides, wavelet, dtype, close):
+    x = torch.from_numpy(draw(2, 3, *sides)).to(dtype)
+    for mode in list_modes(sides):
+        levels = 1 if "reflect" in mode else 3  # a band of one position has nothing to reflect
+        found = rebuild(*decompose(x, wavelet, levels, mode), wavelet, mode, size=sides)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, x, rtol=0, atol=close)
+
+
+def test_haars_inverse_keeps_the_energy_and_each_coefficients_place():
+    low, details = draw(1, 2, 3, 4), [draw(1, 2, 3, 6, 8, seed=1), draw(1, 2, 3, 3, 4, seed=2)]
+    low, details = torch.from_numpy(low), [torch.from_numpy(x) for x in details]
+    found = rebuild(low, details)
+    energy = sum(x.square().sum() for x in (low, *details))
+    assert found.square().sum().item() == pytest.approx(energy.item(), rel=1e-12)
+    again, others = decompose(found, "haar", 2)
+    for one, two in zip((again, *others), (low, *details), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_the_inverse_computes_half_precision_in_float32_under_autocast_too():
+    x = torch.from_numpy(draw(1, 2, 8, 8)).bfloat16()
+    for wavelet in ("haar", "db2"):
+        low, details = decompose(x, wavelet, 2)
+        wanted = rebuild(low.float(), [level.float() for level in details], wavelet)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = rebuild(low, details, wavelet)
+        assert found.dtype == torch.float32 and torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "size, message",
+    [((7, 9), r"size is \(7, 9\): expected \(8, 8\) or one less"), ((6, 8), "or one less")],
+)
+def test_a_size_that_the_bands_do_not_have_is_refused(size, message):
+    low, details = decompose(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(UserError, match=message):
+        rebuild(low, details, size=size)
+    with pytest.raises(UserError, match=r"\(4, 4\) positions and details of \(8, 8\)"):
+        rebuild(low, [torch.zeros(1, 1, 3, 8, 8)])
+    with pytest.raises(UserError, match="levels is 0"):
+        rebuild(low, [])
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)

@@ -91,8 +91,11 @@ METHODS = _Methods(
         "catkd": "fdlab.methods.catkd:CATKD",
         "ofa": "fdlab.methods.ofa:OFA",
         "freekd": "fdlab.methods.freekd:FreeKD",
+        "freqkd": "fdlab.methods.freqkd:FreqKD",
+        "anchor": "fdlab.methods.anchor:Anchor",
         # of the other papers' own, those of which no code is public: reconstructions
         "figkd": "fdlab.methods.figkd:FiGKD",
+        "sfkd": "fdlab.methods.sfkd:SFKD",
         # segmentation alone: FD-CMKD's Table 5
         "mmanet": "fdlab.methods.mmanet:MMANet",
         "cirkd": "fdlab.methods.cirkd:CIRKD",

@@ -74,6 +74,11 @@ def _pick_options(part: str, options: Any) -> Any:
     return kind(**{name: getattr(options, f"{part}_{name}") for name in names})
 
 
+def _copy_default(field: dataclasses.Field) -> dataclasses.Field:
+    """A field with the same default, which a list has from a factory."""
+    return dataclasses.field(default=field.default, default_factory=field.default_factory)
+
+
 @functools.cache
 def combine(name: str) -> type[Combined]:
     """The class of a sum, with all that a method's class says of itself."""
@@ -88,7 +93,7 @@ def combine(name: str) -> type[Combined]:
         each = ", ".join(f"{part}: {' and '.join(kind.tasks)}" for part, kind in kinds.items())
         raise UserError(f"{name} adds methods that no task has in common ({each})")
     fields = [
-        (f"{part}_{field.name}", field.type, dataclasses.field(default=field.default))
+        (f"{part}_{field.name}", field.type, _copy_default(field))
         for part, kind in kinds.items()
         for field in dataclasses.fields(kind.Options)
     ]

@@ -16,8 +16,9 @@ from fdlab.methods.base import Batch, LossTerms, Method, Sizes, require_weights
 from fdlab.methods.pixels import flatten_positions
 from fdlab.models.output import ModelOutput
 from fdlab.models.precision import in_full_precision, widen
-from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands, split_plane
+from fdlab.spectral.bands import DC_RULES, BandSplit, count_low_bins, split_bands
 from fdlab.spectral.bases import require_basis
+from fdlab.spectral.planes import split_space
 
 BANDS = ("both", "low", "high")
 AXES = ("channel", "space")
@@ -47,7 +48,7 @@ class FDCMKD(Method):
     In segmentation X are the last encoder map's channels at each of its positions, N counts those,
     and the heads' scores are enlarged to the pixels. Neither the map nor the axis of the transform
     is given by the paper: `axis` "channel" is our default, "space" splits every channel by spatial
-    frequency instead (`split_plane`) and standardises at each position all the same. The paper
+    frequency instead (`split_space`) and standardises at each position all the same. The paper
     leaves the alignment out there, and so does the default.
     """
 
@@ -151,13 +152,13 @@ class FDCMKD(Method):
         return self.keep_bands(split)
 
     def split_space(self, feature: torch.Tensor, student: ModelOutput) -> BandSplit:
-        """`split_plane` of rows that are positions of the last map."""
+        """`split_space` of rows that are positions of the last map."""
         (last,) = self.sizes.student.pick("last")
         count, _, height, width = student.maps[last].shape
         if height * width == 1:
             raise UserError("axis is 'space', and the last map has one position: expected more")
         maps = feature.view(count, height, width, -1).permute(0, 3, 1, 2)
-        split = split_plane(maps, self.options.cutoff, self.options.dc)
+        split = split_space(maps, self.options.cutoff, self.options.dc)
         return BandSplit(flatten_positions(split.low), flatten_positions(split.high))
 
     def keep_bands(self, split: BandSplit) -> dict[str, torch.Tensor]:

@@ -98,33 +98,6 @@ def split_fourier_softly(feature: torch.Tensor, low: torch.Tensor) -> BandSplit:
     return BandSplit(part, feature - feature.mean(dim=-1, keepdim=True) - part)
 
 
-def split_plane(feature: torch.Tensor, cutoff: float = 0.5, dc: str = "drop") -> BandSplit:
-    """Split maps (N, D, h, w) by spatial frequency, every channel by itself.
-
-    The two-dimensional FFT's bin (u, v) has the frequency max(|u|, |v|) over the Nyquist frequency
-    1/2; those up to `cutoff` are low, so that half the cut-off is half of each axis's bins, the
-    mean over positions (0, 0) apart, which goes where `dc` says, as in `split_bands`. For
-    segmentation; no source says how, the square is our choice. Of a single position nothing but the
-    mean is left. Half precision is computed in float32.
-    """
-    if dc not in DC_RULES:
-        raise name_unknown("rule for the DC", dc, DC_RULES)
-    count_low_bins(2, cutoff)  # refuses a cut-off outside 0 to 1
-    if feature.dtype in (torch.float16, torch.bfloat16):
-        feature = feature.float()
-    height, width = feature.shape[-2:]
-    rows = torch.fft.fftfreq(height, device=feature.device).abs()[:, None]
-    columns = torch.fft.rfftfreq(width, device=feature.device)[None, :]
-    kept = (2 * torch.maximum(rows, columns) <= cutoff + 1e-6).to(feature.dtype)
-    mean = feature.mean(dim=(-2, -1), keepdim=True)
-    rest = feature - mean
-    low = torch.fft.irfft2(torch.fft.rfft2(rest) * kept, s=(height, width))
-    parts = [low + mean if dc == "low" else low, rest - low]
-    if dc == "own":
-        parts.append(mean.expand_as(feature))
-    return BandSplit(*parts)
-
-
 class _FourierSplit(torch.autograd.Function):
     """(…, D), edge → the DC (…, 1), bins 1 to edge, and the rest.
 

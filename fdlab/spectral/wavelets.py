@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.models.precision import in_full_precision
+from fdlab.models.precision import in_full_precision, widen
 
 MODES = tuple(pywt.Modes.modes)  # how a map goes on beyond its edges, by PyWavelets' names
 
@@ -42,6 +42,36 @@ def decompose(
         low = bands[:, :, 0]
         details.append(bands[:, :, 1:])
     return low, details
+
+
+@in_full_precision
+def rebuild(
+    low: torch.Tensor,
+    details: list[torch.Tensor],
+    wavelet: str = "haar",
+    mode: str = "zero",
+    size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """The inverse of `decompose`: (N, C, h, w) and the details, finest first → (N, C, H, W).
+
+    size: (H, W). A level of an odd side comes back one position longer, as PyWavelets has it: the
+    finer level's details, and at the end `size`, say what is cut off. None keeps what there is.
+    """
+    require_transform(wavelet, len(details), mode)
+    for level in reversed([widen(level) for level in details]):
+        sides = level.shape[3:]
+        if any(not 0 <= a - b <= 1 for a, b in zip(low.shape[2:], sides, strict=True)):
+            raise UserError(
+                f"a low band of {tuple(low.shape[2:])} positions and details of {tuple(sides)}: "
+                "expected those of one transform"
+            )
+        bands = torch.cat([low[..., : sides[0], : sides[1]].unsqueeze(2), level], dim=2)
+        low = _join(bands, wavelet, mode)
+    if size is None:
+        return low
+    if any(not 0 <= a - b <= 1 for a, b in zip(low.shape[2:], size, strict=True)):
+        raise UserError(f"size is {tuple(size)}: expected {tuple(low.shape[2:])} or one less")
+    return low[..., : size[0], : size[1]]
 
 
 @in_full_precision
@@ -95,10 +125,44 @@ def _split_haar(x: torch.Tensor) -> torch.Tensor:
     return torch.stack([s + u, g + v, s - u, g - v], dim=2) / 2
 
 
+def _join(bands: torch.Tensor, wavelet: str, mode: str) -> torch.Tensor:
+    """One level back: LL and the details (N, C, 4, h, w) → (N, C, H, W)."""
+    taps = len(_find_filters(wavelet)[0])
+    if taps == 2:
+        return _join_haar(bands)
+    if mode == "periodization":  # the one mode whose inverse looks beyond an edge
+        down, along = (
+            _make_synthesis(size, wavelet, mode, bands.dtype, bands.device)
+            for size in bands.shape[3:]
+        )
+        parts = bands.unflatten(2, (2, 2))  # high-pass along the rows, down the columns
+        return torch.einsum("pah,ncqphw,qbw->ncab", down, parts, along)
+    kernel = _make_kernel(wavelet, bands.dtype, bands.device, inverse=True)
+    joined = functional.conv_transpose2d(bands.flatten(0, 1), kernel, stride=2)
+    cut = taps - 2
+    return joined[..., cut : joined.shape[2] - cut, cut : joined.shape[3] - cut].reshape(
+        *bands.shape[:2], joined.shape[2] - 2 * cut, joined.shape[3] - 2 * cut
+    )
+
+
+def _join_haar(bands: torch.Tensor) -> torch.Tensor:
+    """`_join` for two taps: the four corners of every 2×2 block, as in `_split_haar`."""
+    low, down, along, both = (band / 2 for band in bands.unbind(2))
+    (s, u), (g, v) = (low + along, low - along), (down + both, down - both)
+    corners = torch.stack([s + g, u + v, s - g, u - v], dim=2)
+    return functional.pixel_shuffle(corners.flatten(1, 2), 2)
+
+
 @functools.lru_cache(maxsize=16)
-def _make_kernel(wavelet: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(4, 1, taps, taps) filters for LL and the details, reversed since conv2d correlates."""
-    low, high = (filter[::-1] for filter in _find_filters(wavelet))
+def _make_kernel(
+    wavelet: str, dtype: torch.dtype, device: torch.device, inverse: bool = False
+) -> torch.Tensor:
+    """(4, 1, taps, taps) filters for LL and the details, reversed since conv2d correlates; of the
+    inverse as they are, since a transposed convolution does not."""
+    if inverse:
+        low, high = pywt.Wavelet(wavelet).filter_bank[2:]
+    else:
+        low, high = (filter[::-1] for filter in _find_filters(wavelet))
     pairs = [(low, low), (high, low), (low, high), (high, high)]
     kernels = np.stack([np.outer(down, along) for down, along in pairs])[:, None]
     return torch.tensor(kernels, dtype=dtype, device=device)
@@ -111,6 +175,16 @@ def _make_analysis(
     """(2, h, size) low-pass and high-pass: PyWavelets' transform of every unit vector."""
     _require_extension(size, mode)
     parts = pywt.dwt(np.eye(size), wavelet, mode, axis=0)
+    return torch.tensor(np.stack(parts), dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_synthesis(
+    size: int, wavelet: str, mode: str, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """(2, H, size): PyWavelets' inverse of every unit vector's low-pass and high-pass band."""
+    one, none = np.eye(size), np.zeros((size, size))
+    parts = [pywt.idwt(*pair, wavelet, mode, axis=0) for pair in ((one, none), (none, one))]
     return torch.tensor(np.stack(parts), dtype=dtype, device=device)
 
 
