@@ -59,7 +59,7 @@ class ViTEncoder(Network):
     the patch does not divide see `fit_patches`.
     Grids leave out the class token and the registers. blocks: the end of every block, "block0" and
     so on. Maps: of those the ends of the four quarters of the depth, before any norm.
-    The library's initialisation: N(0, 0.02²) cut at two, biases and registers 0.
+    The library's initialisation: N(0, 0.02²), biases and registers 0.
     """
 
     entry = "embeddings.patch_embeddings.projection.weight"

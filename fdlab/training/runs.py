@@ -33,6 +33,7 @@ from fdlab.core.fingerprint import code_digest, digest
 from fdlab.core.locks import Taken, holding, remove_leftovers
 from fdlab.core.progress import say
 from fdlab.core.records import RunRecord
+from fdlab.core.seeding import derive_seed
 from fdlab.data.dataset import Dataset
 from fdlab.data.store import Store, find_dataset, prepare
 from fdlab.methods import METHODS
@@ -246,7 +247,9 @@ def build_start(config: RunConfig, store: Store, adapt: bool = True) -> nn.Modul
     if config.base:
         _start_from(model, config)
     if config.rank and adapt:
-        add_adapters(model, config.rank)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "adapters", config.student))
+            add_adapters(model, config.rank)
     return model
 
 
