@@ -38,10 +38,10 @@ def assign_targets(
     box's; any other is background (-1), or where its centre lies in a region, none of both (-2).
     Without an object distances and centreness are 0.
 
-    Our choice, since the publication's finest map leaves none out: an object (or a region) that
-    holds no centre gets the position in whose cell its own middle lies. Its distances, some of
-    which are negative there, count as at least 0, and its centreness as 1: it is the best place
-    that the object has. Where smaller boxes take all of an object's positions, it has none.
+    Our choice, where the publication leaves an object out: one (or a region) that holds no centre
+    gets the position in whose cell its own middle lies. Its distances, some of which are negative
+    there, count as at least 0, and its centreness as 1: it is the best place that the object has.
+    Where smaller boxes take all of an object's positions, it has none, as published.
     """
     kind, corners = truths[..., 0].long(), truths[..., 1:].float()
     x0, y0, x1, y1 = corners[..., None].unbind(2)  # (N, B, 1) each

@@ -160,16 +160,19 @@ def match(detections: np.ndarray, truths: np.ndarray, least: float = OVERLAP) ->
     free, of equal ones the last. One that gets none and lies in a region by the share `least` or
     more does not count; neither does what lies behind the 100 best of its class and image.
     """
-    n, _, objects = *detections.shape[:2], truths.shape[1]
     kinds, names = detections[..., 0], truths[..., 0]
-    shared, mine, theirs = _intersect(detections[..., 2:], truths[..., 1:])
+    mine, theirs = (
+        torch.from_numpy(x.astype(np.float64))
+        for x in (detections[:, :, None, 2:], truths[:, None, :, 1:])
+    )
+    shared, union = (x.numpy() for x in intersect(mine, theirs))  # (n, M, B)
+    area = (mine[..., 2] - mine[..., 0]) * (mine[..., 3] - mine[..., 1])
     same = (kinds[..., None] == names[:, None]) & (names >= 0)[:, None]
-    ratio = _divide(shared, mine + theirs - shared)
-    iou = np.where(same, ratio, -1.0)  # (n, M, B)
-    cover = np.where((names == IGNORE)[:, None], _divide(shared, mine), 0.0)
+    iou = np.where(same, _divide(shared, union), -1.0)
+    cover = np.where((names == IGNORE)[:, None], _divide(shared, area.numpy()), 0.0)
 
     order = np.argsort(np.where(kinds >= 0, -detections[..., 1], np.inf), axis=1, kind="stable")
-    images = np.arange(n)
+    images, objects = np.arange(len(kinds)), names.shape[1]
     within = kinds >= 0
     for kind in np.unique(kinds[within]):
         ranks = np.cumsum(np.take_along_axis(kinds == kind, order, axis=1), axis=1)
@@ -184,16 +187,6 @@ def match(detections: np.ndarray, truths: np.ndarray, least: float = OVERLAP) ->
         right[images, rows] = hit
         taken[images[hit], best[hit]] = True
     return Matches(right, within & (right | (cover.max(axis=2) < least)), taken)
-
-
-def _intersect(one: np.ndarray, two: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of boxes (n, M, 4) and (n, B, 4) the shared areas (n, M, B) and each side's own, which
-    broadcast with them."""
-    one, two = one.astype(np.float64)[:, :, None], two.astype(np.float64)[:, None]
-    low, high = np.maximum(one[..., :2], two[..., :2]), np.minimum(one[..., 2:], two[..., 2:])
-    areas = [(x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (one, two)]
-    sides = (high - low).clip(0)
-    return sides[..., 0] * sides[..., 1], *areas
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -270,7 +263,8 @@ def _rank(detections: np.ndarray, truths: np.ndarray) -> list[_Ranking]:
 def score_detections(
     detections: np.ndarray | torch.Tensor, truths: np.ndarray | torch.Tensor
 ) -> float:
-    """`measure_map(…).map50` without pycocotools and in a fraction of its time."""
+    """`measure_map(…).map50` without pycocotools and in a fraction of its time; nan where
+    there is no object at all."""
     detections, truths = (
         x.cpu().numpy() if isinstance(x, torch.Tensor) else x for x in (detections, truths)
     )
