@@ -15,7 +15,7 @@ from typing import NoReturn
 from fdlab import __version__
 from fdlab.core import processes, stop
 from fdlab.core.errors import UserError, put_on_one_line
-from fdlab.core.records import COMMAND
+from fdlab.core.records import COMMAND, RunRecord
 
 LISTENING = ("train", "sweep", "reproduce")  # commands that stop in good order when told to end
 
@@ -141,6 +141,13 @@ def _build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--weights", default="", help="what the student starts from: a file, a folder, or hub:NAME"
     )
+    sub.add_argument("--base", default="", metavar="RUN",
+                     help="the run, by its fingerprint, whose student's network this one starts "
+                     "from; of a network for another use its encoder")  # fmt: skip
+    sub.add_argument("--blend", type=float, default=1.0,
+                     help="scale at which the base's adapters are merged (default: 1)")  # fmt: skip
+    sub.add_argument("--rank", type=int, default=0,
+                     help="of low-rank adapters in the network's place; 0 for none")  # fmt: skip
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     _add_recipe(sub)
     sub.add_argument("--deterministic", action="store_true",
@@ -461,7 +468,9 @@ def _train_on(device: str, options) -> None:
         if recipe := getattr(config, name):
             recipe = dataclasses.replace(recipe, deterministic=options.deterministic)
             config = dataclasses.replace(config, **{name: recipe})
-    config = dataclasses.replace(config, weights=options.weights)
+    base = _find_record(options.base).config if options.base else None
+    starts = {"weights": options.weights, "base": base, "blend": options.blend}
+    config = dataclasses.replace(config, rank=options.rank, **starts)
     processes.decide(lambda: plan.open_store() and None)  # built once, by the first
     run = ensure_run(config, device=plan.device, force=options.force)
     if not processes.is_first():
@@ -673,16 +682,20 @@ def _runs_list(options) -> None:
 
 
 def _runs_show(options) -> None:
+    print(json.dumps(_find_record(options.fingerprint).as_dict(), indent=1))
+
+
+def _find_record(start: str) -> RunRecord:
+    """Of the one finished run whose fingerprint starts so."""
     from fdlab.training.runs import list_runs
 
     found = {folder.name: record for folder, record, _ in list_runs() if record}
-    matches = [name for name in found if name.startswith(options.fingerprint)]
+    matches = [name for name in found if name.startswith(start)]
     if len(matches) != 1:
         raise UserError(
-            f"{len(matches)} runs start with {options.fingerprint!r}: expected exactly one; "
-            "see `fdlab runs list`"
+            f"{len(matches)} runs start with {start!r}: expected exactly one; see `fdlab runs list`"
         )
-    print(json.dumps(found[matches[0]].as_dict(), indent=1))
+    return found[matches[0]]
 
 
 def _runs_clean(options) -> None:

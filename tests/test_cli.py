@@ -67,6 +67,12 @@ def test_train_prints_every_rule_and_finds_the_run_again(capsys, digits):
     code, shown, _ = run(capsys, "runs", "show", fingerprint[:8])
     assert code == 0 and json.loads(shown)["config"]["seed"] == 4
     assert fingerprint in run(capsys, "runs", "list")[1]
+    code, again, _ = run(capsys, *ask[:-1], "5", "--base", fingerprint[:8])
+    name = again.strip().rsplit("/", 1)[1]
+    made = json.loads(run(capsys, "runs", "show", name)[1])["config"]
+    assert code == 0 and (made["seed"], made["base"]["seed"]) == (5, 4)
+    code, _, error = run(capsys, *ask, "--base", "nothing")
+    assert code == 2 and "0 runs start with 'nothing'" in error
 
 
 def test_lists_name_everything(capsys):
