@@ -87,7 +87,10 @@ def test_no_such_table_is_refused(tmp_path):
 
 
 def test_all_is_every_method_and_none_comes_first():
-    for task, others in (("classification", {"mmanet", "cirkd"}), ("segmentation", {"at", "dml"})):
+    for task, others in (
+        ("classification", {"mmanet", "cirkd", "anchor"}),
+        ("segmentation", {"at", "dml"}),
+    ):
         found = choose_methods(["all"], task)
         sums = ["cirkd+fdcmkd"] if task == "segmentation" else []  # Table 5's
         assert found == [name for name in METHODS if name in found] + sums and found[0] == "none"

@@ -13,6 +13,7 @@ from fdlab.methods.base import Batch, Sizes, build_method
 from fdlab.methods.maps import choose_layers
 from fdlab.methods.refine import Refinement
 from fdlab.models.output import ModelOutput, Side
+from fdlab.spectral.planes import standardise_samples
 
 N, K = 4, 5
 LABELS = torch.tensor([0, 3, 1, 3])
@@ -251,7 +252,7 @@ def train(method, steps: int, free: bool) -> list[torch.Tensor]:
         loss.backward()
         optimiser.step()
     return [
-        refine(target)
+        refine(standardise_samples(target))
         for (_, target), refine in zip(
             method.aligned(student, teacher), method.refine_teacher, strict=True
         )
@@ -285,6 +286,18 @@ def test_the_match_trains_the_student_alone_and_the_last_term_the_teachers_refin
         grads = torch.autograd.grad(terms[term], of, retain_graph=True, allow_unused=True)
         assert all(grad is not None for grad in grads[: len(reached)]), term
         assert all(grad is None for grad in grads[len(reached) :]), term
+
+
+def test_sfkd_does_not_see_how_large_a_networks_maps_are():
+    """Nor does the refinement, which would else be lost beside large maps and drown small ones."""
+    method = build("sfkd", make_resnet(), make_vit(8))
+    student, teacher = draw(method.sizes.student, 1), draw(method.sizes.teacher, 2)
+    start = method(student, teacher, Batch(LABELS))
+    for output in (student, teacher):
+        output.maps = {name: 50 * x for name, x in output.maps.items()}
+    after = method(student, teacher, Batch(LABELS))
+    for term in ("match", "rebuilt"):
+        assert after[term].item() == pytest.approx(start[term].item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(

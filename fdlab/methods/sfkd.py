@@ -23,7 +23,7 @@ MATCHINGS = ("gaussian", "mse", "infonce")
 
 
 class SFKD(Method):
-    """L = CE + w_z · ofa(z_s, z_t) + γ · Σ_stages d(G_s, G_t) + Σ_stages mean (Ĝ_t - F̂_t)².
+    """L = CE + w_z · ofa(z_s, z_t) + γ · Σ_stages d(G_s, G_t) + Σ_stages mean (G_t - F_t)².
 
     A reconstruction: only SFKD's abstract is public. It says: a multi-level wavelet transform of
     both networks' maps, a dual-stream and dual-stage refinement of the sub-bands, a frequency loss
@@ -31,15 +31,15 @@ class SFKD(Method):
     else is our choice, each an option where it could matter.
 
     F are the maps of the last `stages` stages before their ReLU, the student's through a 1×1
-    convolution to the teacher's channels and bilinearly to its size (`Aligned`). G: Haar's
-    transform, `levels` deep or as deep as the shorter side can be halved, the refinement
-    (`Refinement`), and the inverse; each network and stage has a refinement of its own. d compares
-    G with mean 0 and deviation 1 over each sample. "gaussian": `gaussian_fft_loss` of the filter's
-    `width`, in parts of the shorter side, which passes `passes`: no source says which, and a
-    relative of the method passes high. "mse": the same with every frequency alike. "infonce":
+    convolution to the teacher's channels and bilinearly to its size (`Aligned`), with mean 0 and
+    deviation 1 over each sample. G: Haar's transform, `levels` deep or as deep as the shorter side
+    can be halved, the refinement (`Refinement`), and the inverse, standardised likewise; each
+    network and stage has a refinement of its own. d compares G. "gaussian": `gaussian_fft_loss` of
+    the filter's `width`, in parts of the shorter side, which passes `passes`: no source says which,
+    and a relative of the method passes high. "mse": the same with every frequency alike. "infonce":
     `info_nce`. The teacher's refinement learns from the last term alone, to rebuild the teacher's
-    own map, both standardised likewise; trained by d it could give up what the student lacks.
-    Defaults: γ = 1, w_z = 1, width 1/4, two levels, three stages.
+    own map; trained by d it could give up what the student lacks. Defaults: γ = 1, w_z = 1, width
+    1/4, two levels, three stages.
 
     logits: "ofa" is OFA-KD's loss of the logits with power and temperature 1, without its heads at
     the stages; "kd" the divergence at temperature 1. Without `refine` G is F, as the transform and
@@ -101,12 +101,13 @@ class SFKD(Method):
             terms["kd"] = options.logit_weight * distance
         matches, rebuilt = [], []
         for place, pair in enumerate(self.aligned(student, teacher)):
-            mine, target = pair
+            mine, target = (standardise_samples(x) for x in pair)
             if options.refine:
-                mine = self.refine_student[place](mine)
-                own, target = target, self.refine_teacher[place](target)
-                rebuilt.append(mse(*(standardise_samples(x) for x in (target, own))))
-            matches.append(self.match(mine, target.detach()))
+                mine = standardise_samples(self.refine_student[place](mine))
+                refined = standardise_samples(self.refine_teacher[place](target))
+                rebuilt.append(mse(refined, target))
+                target = refined.detach()
+            matches.append(self.match(mine, target))
         terms["match"] = options.weight * torch.stack(matches).sum()
         if rebuilt:
             terms["rebuilt"] = torch.stack(rebuilt).sum()
@@ -114,10 +115,11 @@ class SFKD(Method):
 
     def match(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         options = self.options
-        pair = [standardise_samples(x) for x in (student, teacher)]
         if options.matching == "gaussian":
-            return gaussian_fft_loss(*pair, options.width, options.passes)
-        return info_nce(*pair, options.temperature) if options.matching == "infonce" else mse(*pair)
+            return gaussian_fft_loss(student, teacher, options.width, options.passes)
+        if options.matching == "infonce":
+            return info_nce(student, teacher, options.temperature)
+        return mse(student, teacher)
 
     @property
     def teacher_maps(self) -> set[str]:
