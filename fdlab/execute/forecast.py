@@ -42,6 +42,7 @@ from fdlab.studies.protocol import configure_audit
 from fdlab.studies.segmentation import configure_segmentation
 from fdlab.studies.sensitivity import configure_grid
 from fdlab.studies.similarity import configure_similarity
+from fdlab.studies.spectrum import configure_spectrum
 from fdlab.studies.timings import COMMAND, Timing, read_timings
 from fdlab.studies.zoo import configure_zoo
 from fdlab.training.evaluate import JUDGED
@@ -75,6 +76,7 @@ NEEDS: dict[str, Needs] = {
         plan, p["pairs"], p["base"], p["orders"], p["alphas"], p["betas"]).values(),
     "zoo": lambda plan, p: configure_zoo(
         plan, p["methods"], p["pairs"], p["bases"], p["controls"]).values(),
+    "spectrum": lambda plan, p: configure_spectrum(plan, p["direction"], p["network"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
 TIMED_STEPS = 5

@@ -40,6 +40,7 @@ SHOWN = {
     "precision": "endings",
     "logits": "parts",
     "zoo": "gain",
+    "spectrum": "ratio",
 }
 APART = ("speed",)  # suites about this machine rather than a data set
 # Suites that name their data sets: what is kept and shown of each of those.

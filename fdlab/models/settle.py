@@ -18,6 +18,8 @@ def settle_norms(model: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module
     its features would grow from layer to layer. The mode of every module is as before afterwards.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return model
     momenta = [norm.momentum for norm in norms]
     with evaluating(model):  # dropout stays off
         for norm in norms:

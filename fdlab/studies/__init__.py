@@ -4,9 +4,20 @@ from fdlab.data.dataset import SCORED, TASKS
 
 DENSE = TASKS[1:]  # whose answers have places in the image
 # Study → the tasks that it is for, where they are not those whose answers are scores of classes.
-SUITED = {"data": TASKS, "report": TASKS, "segmentation": ("segmentation",)}
+SUITED = {
+    "data": TASKS,
+    "report": TASKS,
+    "segmentation": ("segmentation",),
+    "spectrum": DENSE,
+}
 PAIRS = ("logits", "zoo")  # studies of data sets that name pairs of networks
-ACROSS = ("similarity", "scale", "gradients", "embedding")  # studies that compare modalities
+ACROSS = (
+    "similarity",
+    "scale",
+    "gradients",
+    "embedding",
+    "spectrum",
+)  # studies that compare modalities
 STEMS = (
     "data",
     "similarity",
@@ -24,6 +35,7 @@ STEMS = (
     "precision",
     "logits",
     "zoo",
+    "spectrum",
     "report",
 )
 

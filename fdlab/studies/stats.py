@@ -87,9 +87,10 @@ def compare_both(values: np.ndarray, seed: int = 0) -> tuple[Estimate, float]:
 def resample_means(values: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
     """(R, S, n) values of R rows → (R, draws) means over seeds and samples drawn with replacement,
     the same ones for every row."""
-    _, seeds, samples = values.shape
+    rows, seeds, samples = values.shape
     by_seed, by_sample = _draw_counts(seeds, samples, draws, seed)
-    return np.stack([((by_seed @ x) * by_sample).sum(axis=1) for x in values]) / (seeds * samples)
+    sums = by_sample.astype(float) @ values.reshape(rows * seeds, samples).T
+    return np.einsum("drs,ds->rd", sums.reshape(draws, rows, seeds), by_seed) / (seeds * samples)
 
 
 @functools.lru_cache(maxsize=1)  # a table draws the same ones for each of its differences
