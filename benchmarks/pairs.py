@@ -21,22 +21,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
-import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.measured import place_file, scratch_home, write_measured
 from benchmarks.ours import BareStep, time_epochs, time_steps
 from benchmarks.shapes import put_store
-from benchmarks.training import STEPS, describe, name_device, round_to, summarise
+from benchmarks.training import STEPS, round_to, summarise
 from fdlab.core.config import Pair, RunConfig, TrainConfig, find_preset
-from fdlab.core.device import choose_device, cores, count_threads
-from fdlab.core.files import write_json
+from fdlab.core.device import choose_device, count_threads
 from fdlab.core.progress import say
 from fdlab.data import DATASETS
 from fdlab.data.dataset import Built
@@ -61,31 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device(asked.device)
     if device.type == "cpu":
         torch.set_num_threads(count_threads())
-    out = Path(asked.out or Path(__file__).parent / f"pairs-{name_device(device)}.json")
-    before = os.environ.get("FDLAB_HOME")
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["FDLAB_HOME"] = scratch
-        try:
-            rows = measure(asked, device)
-        finally:
-            os.environ.pop("FDLAB_HOME") if before is None else os.environ.update(FDLAB_HOME=before)
+    with scratch_home():
+        rows = measure(asked, device)
     print_rows(rows)
-    write_json(
-        out,
-        {
-            "device": describe(device),
-            "kind": device.type,
-            "measured": datetime.date.today().isoformat(),
-            "torch": torch.__version__,
-            "cores": cores(),
-            "preset": asked.preset,
-            "pair": str(asked.pair),
-            "samples": asked.samples,
-            "target": TARGET,
-            "rows": rows,
-        },
-    )
-    say(f"wrote {out}")
+    sizes = {"preset": asked.preset, "pair": str(asked.pair), "samples": asked.samples}
+    out = place_file("pairs", device, asked.out)
+    write_measured(out, device, **sizes, target=TARGET, rows=rows)
 
 
 def read_arguments(arguments: list[str] | None) -> argparse.Namespace:

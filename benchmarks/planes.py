@@ -22,10 +22,8 @@ it takes beside what lies there, on CUDA alone. On a CPU one thread.
 from __future__ import annotations
 
 import argparse
-import datetime
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,10 +31,9 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.bounds import count_bytes
-from benchmarks.training import describe, name_device, round_to, summarise
+from benchmarks.measured import place_file, write_measured
+from benchmarks.training import round_to, summarise
 from fdlab.core.device import choose_device
-from fdlab.core.files import write_json
-from fdlab.core.progress import say
 from fdlab.methods.base import Batch, Sizes, build_method
 from fdlab.methods.maps import choose_layers
 from fdlab.models import MODELS
@@ -61,21 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(1)
     rows = measure(asked, device)
     print_rows(rows)
-    out = Path(asked.out or Path(__file__).parent / f"planes-{name_device(device)}.json")
     sizes = {k: v for k, v in vars(asked).items() if k not in ("device", "quick", "out")}
-    write_json(
-        out,
-        {
-            "device": describe(device),
-            "kind": device.type,
-            "measured": datetime.date.today().isoformat(),
-            "torch": torch.__version__,
-            **sizes,
-            "target": TARGET,
-            "rows": rows,
-        },
-    )
-    say(f"wrote {out}")
+    out = place_file("planes", device, asked.out)
+    write_measured(out, device, **sizes, target=TARGET, rows=rows)
 
 
 def read_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -27,13 +27,8 @@ measured in the file and keeps the others.
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
-import re
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -43,6 +38,7 @@ from typing import Any
 import torch
 
 from benchmarks.bounds import count_bytes, count_flops, measure_arithmetic, measure_bandwidth
+from benchmarks.measured import place_file, scratch_home, write_measured
 from benchmarks.ours import (
     BareStep,
     Case,
@@ -64,9 +60,9 @@ from benchmarks.shapes import (
     make_store,
     write_files,
 )
-from fdlab.core.device import choose_device, cores, count_threads
+from fdlab.core.device import choose_device, count_threads
 from fdlab.core.errors import UserError, name_unknown
-from fdlab.core.files import read_json, write_json
+from fdlab.core.files import read_json
 from fdlab.core.progress import say
 from fdlab.reference import read_table
 from fdlab.training.fast import Fast, choose_fast
@@ -113,21 +109,13 @@ class Contestant:
 def main(arguments: list[str] | None = None) -> None:
     asked = read_arguments(arguments)
     device = choose_device(asked.device)
-    out = Path(asked.out or Path(__file__).parent / f"training-{name_device(device)}.json")
-    with tempfile.TemporaryDirectory() as scratch:
-        home, os.environ["FDLAB_HOME"] = os.environ.get("FDLAB_HOME"), scratch
-        try:
-            for shape in asked.shapes:
-                shape = shape.shrink() if asked.quick else shape
-                found = measure_shape(shape, Path(scratch), device, asked)
-                print_shape(shape, found)
-                write_shape(out, device, shape.name, found)
-        finally:
-            if home is None:
-                del os.environ["FDLAB_HOME"]
-            else:
-                os.environ["FDLAB_HOME"] = home
-    say(f"wrote {out}")
+    out = place_file("training", device, asked.out)
+    with scratch_home() as scratch:
+        for shape in asked.shapes:
+            shape = shape.shrink() if asked.quick else shape
+            found = measure_shape(shape, scratch, device, asked)
+            print_shape(shape, found)
+            write_shape(out, device, shape.name, found)
 
 
 def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -504,32 +492,7 @@ def compare_methods(rows: list[dict[str, Any]], kind: str, direction: str = "aud
 def write_shape(out: Path, device: torch.device, name: str, found: dict[str, Any]) -> None:
     """Put a shape into the file, beside those of earlier runs on the same device."""
     before = read_json(out)["shapes"] if out.exists() else {}
-    write_json(
-        out,
-        {
-            "device": describe(device),
-            "kind": device.type,
-            "measured": datetime.date.today().isoformat(),
-            "torch": torch.__version__,
-            "cores": cores(),
-            "shapes": before | {name: found},
-        },
-    )
-
-
-def describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU"
-
-
-def name_device(device: torch.device) -> str:
-    """As a file's name: nvidia-h200, x86_64-cpu.
-
-    >>> name_device(torch.device("cpu")).endswith("-cpu")
-    True
-    """
-    return re.sub(r"[^a-z0-9_]+", "-", describe(device).lower()).strip("-")
+    write_measured(out, device, shapes=before | {name: found})
 
 
 if __name__ == "__main__":
