@@ -322,7 +322,7 @@ PRESETS = {
             train=TrainConfig(epochs=2, learning_rate=0.05),
             seeds=(0, 1),
             data_options={"limit": 240},
-            fewer={"logits": (0, 1), "zoo": (0, 1)},
+            fewer={"logits": (0, 1), "zoo": (0, 1), "infrared": (0,)},
         ),
         Preset(
             "quick",
@@ -336,6 +336,7 @@ PRESETS = {
                 "methods": (0, 1),
                 "logits": (0, 1, 2),
                 "zoo": (0, 1, 2),
+                "infrared": (0, 1),
             },
         ),
         Preset(

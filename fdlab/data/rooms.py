@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage, special
@@ -339,6 +340,26 @@ def _describe(labels: np.ndarray, split: np.ndarray, mask: np.ndarray) -> dict:
     }
 
 
+# Of small vision transformers, whatever stands on them. At `smoke` and `quick` their grid is 8 × 8,
+# and nothing is augmented, so that a frozen teacher is read once.
+VIT = {
+    "optimiser": "adamw",
+    "learning_rate": 1e-3,
+    "final_learning_rate": 1e-5,
+    "schedule": "cosine",
+    "warm_up": 200,
+    "weight_decay": 0.05,
+    "clip": 1.0,
+    "batch_size": 16,
+}
+COARSE = VIT | {"side": 32, "augment": False, "learning_rate": 8e-3, "final_learning_rate": 8e-5}
+
+
+def _recommend(fields: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same recipe for every network on the small vision transformer."""
+    return {f"vit_small{use}": fields for use in ("_pixels", "_boxes")}
+
+
 ROOMS = Dataset(
     name="rooms",
     summary="rendered rooms: colour, depth and heat, a class per pixel; made here, no download",
@@ -355,9 +376,18 @@ ROOMS = Dataset(
     scenes=interiors.ROOMS,
     presets={"quick": {"width": 8, "seeds": (0, 1), "directions": ("depth2rgb",)}},
     recipes={
-        "smoke": {"": {"batch_size": 16}},
-        "quick": {"": {"batch_size": 16, "epochs": 10}},
-        "reduced": {"": {"batch_size": 16, "learning_rate": 0.02}},
-        "paper": {"": {"batch_size": 16, "learning_rate": 0.02, "epochs": 50}},
+        "smoke": {"": {"batch_size": 16}, **_recommend(COARSE | {"warm_up": 5})},
+        "quick": {
+            "": {"batch_size": 16, "epochs": 10},
+            **_recommend(COARSE | {"warm_up": 50, "epochs": 16}),
+        },
+        "reduced": {
+            "": {"batch_size": 16, "learning_rate": 0.02},
+            **_recommend(VIT | {"epochs": 60}),
+        },
+        "paper": {
+            "": {"batch_size": 16, "learning_rate": 0.02, "epochs": 50},
+            **_recommend(VIT | {"epochs": 100}),
+        },
     },
 )

@@ -33,6 +33,7 @@ from fdlab.studies.comparison import configure_comparison
 from fdlab.studies.distillation import configure_run
 from fdlab.studies.embedding import configure_embedding
 from fdlab.studies.gradients import configure_probes
+from fdlab.studies.infrared import configure_infrared
 from fdlab.studies.logits import configure_logits
 from fdlab.studies.methods import configure_survey
 from fdlab.studies.plan import Plan, make_plan
@@ -77,6 +78,9 @@ NEEDS: dict[str, Needs] = {
     "zoo": lambda plan, p: configure_zoo(
         plan, p["methods"], p["pairs"], p["bases"], p["controls"]).values(),
     "spectrum": lambda plan, p: configure_spectrum(plan, p["direction"], p["network"]).values(),
+    "infrared": lambda plan, p: configure_infrared(
+        plan, network=p["network"], student=p["student"], arms=p["arms"], cutoffs=p["cutoffs"],
+        anchor=p["anchor"], epochs=p["epochs"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
 TIMED_STEPS = 5

@@ -41,6 +41,7 @@ SHOWN = {
     "logits": "parts",
     "zoo": "gain",
     "spectrum": "ratio",
+    "infrared": "arms",
 }
 APART = ("speed",)  # suites about this machine rather than a data set
 # Suites that name their data sets: what is kept and shown of each of those.

@@ -9,6 +9,7 @@ SUITED = {
     "report": TASKS,
     "segmentation": ("segmentation",),
     "spectrum": DENSE,
+    "infrared": DENSE,
 }
 PAIRS = ("logits", "zoo")  # studies of data sets that name pairs of networks
 ACROSS = (
@@ -17,6 +18,7 @@ ACROSS = (
     "gradients",
     "embedding",
     "spectrum",
+    "infrared",
 )  # studies that compare modalities
 STEMS = (
     "data",
@@ -36,6 +38,7 @@ STEMS = (
     "logits",
     "zoo",
     "spectrum",
+    "infrared",
     "report",
 )
 
