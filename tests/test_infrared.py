@@ -32,6 +32,7 @@ from fdlab.studies.infrared import (
     configure_infrared,
     find_grid,
     find_tasks,
+    judge_detector,
     judge_images,
     keep_best,
     list_arms,
@@ -320,3 +321,19 @@ def test_a_store_of_masks_or_boxes_alone_will_do(small, task, monkeypatch):
         best = result.pictures.found["rgb"][0, 0]
         assert best[1] == found[0, :, 1].max()
     assert len(result.claims()) == 0 and "not run" not in result.finding()
+
+
+def test_a_detector_from_a_folder_is_judged_on_both_modalities(small, monkeypatch):
+    """One that finds everything in RGB and nothing in infrared."""
+    store = small.open_store()
+    truths = np.array(store.read("boxes")[store.rows("test")])
+
+    def find(folder, images, classes):
+        assert folder == "detr" and list(classes) == store.classes and images.dtype == torch.uint8
+        found = np.insert(truths, 1, 1.0, axis=2)
+        return torch.from_numpy(found if images.shape[1] == 3 else found * 0 - 1)
+
+    monkeypatch.setattr(infrared, "detect_with", find)
+    found = judge_detector(store, ["rgb", "thermal"], "detr")
+    assert found["rgb"].map50 == found["rgb"].map == pytest.approx(1.0)
+    assert found["thermal"].map50 == 0

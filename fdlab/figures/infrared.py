@@ -235,6 +235,17 @@ def tables(result: Infrared) -> dict[str, Table]:
         )
     if "detection" in result.tasks:
         found["classes"] = _tabulate_classes(result, about)
+    if result.library:
+        found["library"] = Table(
+            pd.DataFrame(
+                [
+                    {"modality": side, "mAP50": f"{100 * found.map50:.1f}"}
+                    | {"mAP50:95": f"{100 * found.map:.1f}"}
+                    for side, found in result.library.items()
+                ]
+            ),
+            f"A detector from a folder, not trained here, n = {result.n} test images as stored.",
+        )
     recipes = [{"stage": stage, "recipe": words} for stage, words in result.recipes.items()]
     found["recipes"] = Table(pd.DataFrame(recipes), "How each stage was trained.")
     return found

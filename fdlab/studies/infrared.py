@@ -20,6 +20,7 @@ from fdlab.data.store import Store
 from fdlab.methods.base import Sizes, build_method
 from fdlab.models import BOXES, MODELS, PIXELS
 from fdlab.models.build import place
+from fdlab.models.detr import detect_with
 from fdlab.models.output import describe
 from fdlab.spectral.planes import find_reach
 from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim, describe_n
@@ -159,7 +160,8 @@ class Infrared:
     metric: task → its score. arms: in order. cutoffs: cut-off → its arm; two that split a map of
     `grid` (height, width) alike share one. contrasts: "a - b" → task → a minus b, Holm-corrected
     over the contrasts of a task. curves: task → arm → (epochs,) score on the validation split (%),
-    mean over seeds. recipes: stage → what it was trained by. pictures: None without boxes."""
+    mean over seeds. recipes: stage → what it was trained by. pictures: None without boxes.
+    library: modality → what a detector from a folder finds there, see `judge_detector`."""
 
     dataset: str
     preset: str
@@ -180,6 +182,7 @@ class Infrared:
     recipes: dict[str, str]
     pictures: Pictures | None
     runs: list[str]
+    library: dict[str, Precision] = field(default_factory=dict)
 
     @property
     def networks(self) -> str:
@@ -583,6 +586,7 @@ def measure_infrared(
     anchor: float = 0.1,
     epochs: int = 0,
     examples: int = 5,
+    detector: str = "",
 ) -> Infrared:
     """Train or find teachers, first and second stages of every arm and seed, and compare them,
     paired by seed and image.
@@ -595,6 +599,7 @@ def measure_infrared(
     `ARMS`; empty takes `USUAL`. cutoffs: of FreqKD, beside 1/2. anchor: weight of the second
     stage's distance to the maps that the network started from, for every arm that starts from
     something (published 0.1); 0 leaves it out. epochs: see `choose_recipes`. examples: pictures.
+    detector: a folder, see `judge_detector`.
 
     The first stage's adapters have the plan's width as their rank: 64 at width 64, as released, a
     quarter of the small network's channels at every width; our choice.
@@ -656,7 +661,22 @@ def measure_infrared(
         if "detection" in tasks
         else None,
         runs=sorted({run.record.fingerprint for run in runs.values()}),
+        library=judge_detector(store, [way.teacher, way.student], detector) if detector else {},
     )
+
+
+def judge_detector(store: Store, modalities: list[str], folder: str) -> dict[str, Precision]:
+    """Modality → what a detector of the library's, such as a DETR that was trained elsewhere, finds
+    in the test split as it is stored; `detect_with`. Its labels name the data set's classes."""
+    rows, found = store.rows("test"), {}
+    for modality in modalities:
+        truths = read_truths(store, modality, 0)
+        if not truths.shape[1]:
+            raise UserError(f"{store.dataset.name} has no boxes: there is nothing to judge by")
+        images = torch.from_numpy(np.array(store.read(modality)[rows]))
+        boxes = detect_with(folder, images, store.classes).numpy()
+        found[modality] = measure_map(boxes, truths, len(store.classes))
+    return found
 
 
 def read_truths(store: Store, modality: str, side: int) -> np.ndarray:
