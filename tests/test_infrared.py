@@ -184,11 +184,12 @@ def test_pictures_are_chosen_by_their_truth_alone():
     assert choose_pictures(kinds, truths, None, 2).tolist() == [0, 3]
     found = np.zeros((4, 5, 6))
     found[..., 1] = [0.1, 0.9, 0.3, 0.9, 0.2]
-    found[..., 5] = range(5)
-    best = keep_best(found, truths, most=1)
-    assert best[0, :, 0].tolist() == [0, -1, -1, -1, -1]  # two objects, one shown
-    assert best[0, 0, 5] == 1  # of equal scores the first
-    assert (best[2, :, 0] == NOTHING).all()  # nothing is there
+    found[..., 2:] = [[0, 0, 4, 4], [5, 5, 9, 9], [0, 0, 4, 3], [5, 5, 9, 9], [0, 9, 4, 12]]
+    best = keep_best(found, truths, most=2)
+    kept = best[best[..., 0] >= 0]
+    assert kept[:2, 1].tolist() == [0.9, 0.3]  # the second of the two alike is passed over
+    assert len(kept) == 2 + 1 + 0 + 1  # as many as there are objects
+    assert keep_best(found, truths, most=1)[0, :, 0].tolist() == [0, -1, -1, -1, -1]
 
 
 def draw_answers(gains: dict[str, float], noise: float = 0.05) -> dict:

@@ -32,6 +32,7 @@ KINDS = {
     "control": (CONTROL, "v", "control"),
 }
 LINES = {BASE: "-", MSE: "--", SHUFFLED: ":"}  # references beside the cut-offs
+FAR = "scratch"  # does not stretch the axis
 FOLLOWED = ("scratch", BASE, MSE, MAIN, SHUFFLED)  # whose training curves are drawn
 DASHES = {"scratch": (0, (1, 1)), BASE: "-", MSE: "--", MAIN: "-", SHUFFLED: ":"}
 
@@ -46,9 +47,7 @@ def find_kind(arm: Arm) -> str:
 
 
 def name_score(result: Infrared, task: str) -> str:
-    """
-    A panel's axis: "test mIoU (%)".
-    """
+    """Of a panel's axis: "test mIoU (%)"."""
     return f"test {result.metric[task]} (%)"
 
 
@@ -63,14 +62,29 @@ def list_arms(result: Infrared) -> list[Arm]:
 
 def draw_arms(axis, result: Infrared, task: str) -> None:
     """Score of every arm, interval over seeds and images; small dots are seeds; the line is no
-    distillation."""
+    distillation. A network from scratch that is far off is named at the edge."""
     arms, metric = list_arms(result), result.metric[task]
     there = {cell.arm: cell for cell in result.collect(task)}
+    ends = [
+        (c.spread[metric].low, c.spread[metric].high, *c.values[metric])
+        for name, c in there.items()
+        if name != FAR and name not in result.rivals
+    ]
+    low, high = min(map(min, ends)), max(map(max, ends))
+    room = 0.06 * (high - low) or 1.0
+    axis.set_xlim(low - room, high + room)
     for height, arm in enumerate(arms):
         if arm.name not in there:
             continue
         cell, (color, marker, _) = there[arm.name], KINDS[find_kind(arm)]
         found, values = cell.spread[metric], cell.values[metric]
+        if not low <= found.mean <= high:
+            side = "left" if found.mean < low else "right"
+            words = f"← {found.mean:.1f}" if side == "left" else f"{found.mean:.1f} →"
+            at = 0.02 if side == "left" else 0.98
+            axis.annotate(words, (at, height), xycoords=("axes fraction", "data"), ha=side,
+                          va="center", fontsize=7, color=color)  # fmt: skip
+            continue
         axis.plot([found.low, found.high], [height] * 2, color=color, linewidth=1.1)
         axis.plot(found.mean, height, marker, color=color, markersize=4)
         axis.plot(values, np.full(len(values), height + 0.27), ".", color=color, markersize=2.5,

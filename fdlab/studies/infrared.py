@@ -17,6 +17,7 @@ from fdlab.data.boxes import move_boxes
 from fdlab.data.dataset import IGNORE, METRICS, NOTHING
 from fdlab.data.paired import PairedData, fit_size
 from fdlab.data.store import Store
+from fdlab.losses.boxes import intersect
 from fdlab.methods.base import Sizes, build_method
 from fdlab.models import BOXES, MODELS, PIXELS
 from fdlab.models.build import place
@@ -46,7 +47,7 @@ BLIND = "without labels"  # stands for a task: the first stage's student under i
 BASE, MAIN, MSE, SHUFFLED = "none", "freqkd", "mse", "shuffled"
 PERSON, STRICT = "person", "mAP50:95"
 CUTOFF, CUTOFFS = 0.5, (0.1, 0.25, 0.5, 0.75)
-SHOWN = 6  # detections of an image in a picture
+SHOWN = 5  # detections of an image in a picture
 BLEND = 0.5  # at which the adapters are merged between the stages (released code)
 # Blocks of the teacher that are compared, with a student of its kind and with one of four stages
 # (released); of other networks the ends of all stages.
@@ -59,15 +60,15 @@ COSINE = {"optimiser": "adamw", "schedule": "cosine", "clip": 1.0}
 # Preset → stage → fields of the recipe; see `choose_recipes`.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
-        FIRST: {"epochs": 1, "learning_rate": 4e-3, "warm_up": 2},
+        FIRST: {"epochs": 1, "learning_rate": 8e-3, "warm_up": 2},
         SECOND: {"epochs": 1, "learning_rate": 8e-3, "warm_up": 2},
     },
     "quick": {
-        FIRST: {"epochs": 3, "learning_rate": 4e-3, "warm_up": 20},
+        FIRST: {"epochs": 3, "learning_rate": 8e-3, "warm_up": 20},
         SECOND: {"epochs": 4, "learning_rate": 8e-3, "warm_up": 20},
     },
     "reduced": {
-        FIRST: {"epochs": 12, "learning_rate": 5e-4, "warm_up": 100},
+        FIRST: {"epochs": 12, "learning_rate": 1e-3, "warm_up": 100},
         SECOND: {"epochs": 24, "learning_rate": 1e-3, "warm_up": 100},
     },
     "paper": {
@@ -397,9 +398,9 @@ def choose_recipes(
     published network that is not trained; ours learns its own modality's labels. The other presets'
     small networks start from random weights, and so have higher rates, and a second stage whose
     encoder learns at half the rate of its head: chosen by the teacher's and the undistilled
-    student's validation scores, not by any distilled one's; the first stage's rate is that of the
-    second one's encoder. epochs: of both stages, 0 for the preset's. crossed: whether the student
-    is another network, whose published first rate is 1e-4.
+    student's validation scores, and the first stage's by its own loss; not by how any distilled
+    student ends. epochs: of both stages, 0 for the preset's. crossed: whether the student is
+    another network, whose published first rate is 1e-4.
     """
     teacher = plan.recipes.get(network) or replace(
         plan.train,
@@ -833,11 +834,21 @@ def choose_pictures(
 
 def keep_best(found: np.ndarray, truths: np.ndarray, most: int = SHOWN) -> np.ndarray:
     """(n, M, 6) detections, of every image as many as it has objects, up to `most`, those of the
-    highest scores: a threshold would show more of the arm whose scores are higher."""
+    highest scores: a threshold would show more of the arm whose scores are higher. What overlaps a
+    kept one by an IoU over 1/2, of whatever class, is passed over, so that a picture can be read.
+    """
     order = np.argsort(-found[..., 1], axis=1, kind="stable")
     found = np.take_along_axis(found, order[..., None], axis=1)
-    objects = (truths[..., 0] >= 0).sum(axis=1).clip(max=most)
-    found[np.arange(found.shape[1]) >= objects[:, None], 0] = NOTHING
+    corners = torch.from_numpy(found[..., 2:])
+    shared, union = intersect(corners[:, :, None], corners[:, None])
+    covers = (shared > 0.5 * union).numpy()
+    wanted = (truths[..., 0] >= 0).sum(axis=1).clip(max=most)
+    for rows, others, count in zip(found, covers, wanted, strict=True):
+        kept: list[int] = []
+        for i in np.flatnonzero(rows[:, 0] != NOTHING):
+            if len(kept) < count and not others[i, kept].any():
+                kept.append(i)
+        rows[np.setdiff1d(np.arange(len(rows)), kept), 0] = NOTHING
     return found
 
 
@@ -861,7 +872,7 @@ def _take_pictures(
     return Pictures(
         rule=f"of each kind of scene the test images with the largest "
         f"{'object' if person is None else PERSON}; of each image as many detections as it has "
-        f"objects, up to {SHOWN}, of the highest scores",
+        f"objects, up to {SHOWN}, of the highest scores, none that overlaps another by half",
         places=places,
         inputs={
             name: shrink_examples(store.read(name)[rows[places]])
