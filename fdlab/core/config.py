@@ -301,6 +301,7 @@ class Preset:
     """How much is trained: network width, recipe, seeds, and any options of the data set.
 
     fewer: study → seeds, for studies whose many rows would take too long with all of them.
+    narrower: study → width, for those whose networks are large at the same width.
     """
 
     name: str
@@ -310,6 +311,7 @@ class Preset:
     seeds: tuple[int, ...]
     data_options: dict[str, Any] = field(default_factory=dict)
     fewer: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    narrower: dict[str, int] = field(default_factory=dict)
 
 
 PRESETS = {
@@ -322,7 +324,7 @@ PRESETS = {
             train=TrainConfig(epochs=2, learning_rate=0.05),
             seeds=(0, 1),
             data_options={"limit": 240},
-            fewer={"logits": (0, 1), "zoo": (0, 1), "infrared": (0,)},
+            fewer={"logits": (0, 1), "zoo": (0, 1), "infrared": (0,), "heterogeneous": (0,)},
         ),
         Preset(
             "quick",
@@ -337,7 +339,9 @@ PRESETS = {
                 "logits": (0, 1, 2),
                 "zoo": (0, 1, 2),
                 "infrared": (0, 1),
+                "heterogeneous": (0, 1),
             },
+            narrower={"heterogeneous": 8},
         ),
         Preset(
             "reduced",

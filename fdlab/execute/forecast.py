@@ -33,6 +33,7 @@ from fdlab.studies.comparison import configure_comparison
 from fdlab.studies.distillation import configure_run
 from fdlab.studies.embedding import configure_embedding
 from fdlab.studies.gradients import configure_probes
+from fdlab.studies.heterogeneous import configure_heterogeneous
 from fdlab.studies.infrared import configure_infrared
 from fdlab.studies.logits import configure_logits
 from fdlab.studies.methods import configure_survey
@@ -81,6 +82,8 @@ NEEDS: dict[str, Needs] = {
     "infrared": lambda plan, p: configure_infrared(
         plan, network=p["network"], student=p["student"], arms=p["arms"], cutoffs=p["cutoffs"],
         anchor=p["anchor"], epochs=p["epochs"]).values(),
+    "heterogeneous": lambda plan, p: configure_heterogeneous(
+        plan, p["pairs"], p["arms"], p["epochs"], p["every"]).values(),
     "protocol": lambda plan, p: configure_audit(plan, p["methods"], p["directions"]).values(),
 }  # fmt: skip
 TIMED_STEPS = 5

@@ -42,6 +42,7 @@ SHOWN = {
     "zoo": "gain",
     "spectrum": "ratio",
     "infrared": "arms",
+    "heterogeneous": "arms",
 }
 APART = ("speed",)  # suites about this machine rather than a data set
 # Suites that name their data sets: what is kept and shown of each of those.

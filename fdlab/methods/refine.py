@@ -48,19 +48,35 @@ class Refinement(nn.Module):
 
 
 class Stream(nn.Module):
-    """(N, C, h, w) → x + GELU(norm(1×1(3×3 per channel(x))))."""
+    """(N, C, h, w) → x + GELU(norm(1×1(3×3 per channel(x)))).
+
+    In channels-last layout, in which the CPU's convolution of each channel by itself takes up to a
+    quarter of the time; not below eight channels, see `models.build.place`.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
+        self.layout = torch.channels_last if channels >= 8 else torch.contiguous_format
         self.change = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            PerChannel(channels, channels, 3, padding=1, groups=channels, bias=False),
             nn.Conv2d(channels, channels, 1, bias=False),
             Norm(channels),
             nn.GELU(),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous(memory_format=self.layout)
         return x + self.change(x)
+
+
+class PerChannel(nn.Conv2d):
+    """The convolution of each channel by itself, with padding. At a single position the middle of
+    the kernel alone counts, and a product takes a tenth of the time or less."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2:] != (1, 1):
+            return super().forward(x)
+        return x * self.weight[:, 0, 1, 1, None, None]
 
 
 class Gate(nn.Module):

@@ -44,6 +44,7 @@ class SFKD(Method):
     logits: "ofa" is OFA-KD's loss of the logits with power and temperature 1, without its heads at
     the stages; "kd" the divergence at temperature 1. Without `refine` G is F, as the transform and
     its inverse undo each other; without `dwt` the refinement acts on the map itself as one stream.
+    With γ = 0 no map is compared, and nothing is built for it.
     """
 
     name = "sfkd"
@@ -82,7 +83,8 @@ class SFKD(Method):
 
     def __init__(self, sizes: Sizes, options: Options):
         super().__init__(sizes, options)
-        self.aligned = Aligned(sizes, sizes.pair("stages")[-options.stages :])
+        compared = sizes.pair("stages")[-options.stages :] if options.weight else []
+        self.aligned = Aligned(sizes, compared)
         self.refine_student, self.refine_teacher = nn.ModuleList(), nn.ModuleList()
         for channels, *sides in self.aligned.shapes if options.refine else ():
             halvings = min((*sides, 1)[:2]).bit_length() - 1
@@ -108,7 +110,8 @@ class SFKD(Method):
                 rebuilt.append(mse(refined, target))
                 target = refined.detach()
             matches.append(self.match(mine, target))
-        terms["match"] = options.weight * torch.stack(matches).sum()
+        if matches:
+            terms["match"] = options.weight * torch.stack(matches).sum()
         if rebuilt:
             terms["rebuilt"] = torch.stack(rebuilt).sum()
         return terms

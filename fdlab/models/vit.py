@@ -32,28 +32,31 @@ NAMES = (  # in published files, and in the library's modules
 
 @dataclass(frozen=True)
 class Size:
-    """patch: pixels along its sides. heads: of as many channels as the width. depth: blocks.
-    native: side in pixels for which the position embedding is made; 0 for the images' own."""
+    """patch: pixels along its sides. heads: each of `each` times the width in channels. depth:
+    blocks. native: side in pixels for which the position embedding is made; 0 for the images' own.
+    """
 
     patch: int
     heads: int
     depth: int
     native: int = 0
+    each: int = 1
 
 
 SIZES = {
-    "vit_small": Size(4, 4, 6),
+    "vit_small": Size(4, 2, 6, each=2),
     "vit_s14": Size(14, 6, 12, 518),
     "vit_l14": Size(14, 16, 24, 518),
 }
 
 
 class ViTEncoder(Network):
-    """(N, C, H, W) → the maps and blocks of `ModelOutput`, of heads · width channels each.
+    """(N, C, H, W) → the maps and blocks of `ModelOutput`, of heads · each · width channels.
 
     name: of `SIZES`. "vit_s14" and "vit_l14" at width 64 are the published ViT-S/14 and ViT-L/14
     with four registers; "vit_small" is our choice for small images: patches of 4 pixels, 6 blocks
-    and 4 heads, with as many registers.
+    and 2 heads of twice the width, with as many registers. Fewer and wider heads, because those of
+    8 channels took most of a CPU's time at width 8.
     shape: of one image. Images of other sizes will do: the position embedding is interpolated, as
     the library does it (bicubic), whose gradient has no deterministic form on CUDA. For sides that
     the patch does not divide see `fit_patches`.
@@ -80,7 +83,7 @@ class ViTEncoder(Network):
             num_channels=shape[0],
             image_size=native,
             patch_size=size.patch,
-            hidden_size=size.heads * width,
+            hidden_size=size.heads * size.each * width,
             num_hidden_layers=size.depth,
             num_attention_heads=size.heads,
             attn_implementation="sdpa",
@@ -117,7 +120,7 @@ class ViTEncoder(Network):
 
 
 class ViT(ViTEncoder):
-    """(N, C, H, W) → `ModelOutput`, D = heads · width.
+    """(N, C, H, W) → `ModelOutput`, D = heads · each · width.
 
     `feature` is the mean over the patches after the final norm, which is not a map's mean; the
     linear classifier reads it. Published weights have no such classifier: it stays as drawn.

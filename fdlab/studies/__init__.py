@@ -10,6 +10,7 @@ SUITED = {
     "segmentation": ("segmentation",),
     "spectrum": DENSE,
     "infrared": DENSE,
+    "heterogeneous": ("classification",),
 }
 PAIRS = ("logits", "zoo")  # studies of data sets that name pairs of networks
 ACROSS = (
@@ -39,6 +40,7 @@ STEMS = (
     "zoo",
     "spectrum",
     "infrared",
+    "heterogeneous",
     "report",
 )
 

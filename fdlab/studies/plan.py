@@ -176,9 +176,9 @@ def make_plan(
 ) -> Plan:
     """The preset's plan for a data set; an empty list of seeds, or 0, leaves the preset's value.
 
-    study: takes the preset's seeds for that study, where it has fewer. `$FDLAB_PRECISION` and
-    `$FDLAB_ON_NONFINITE` go before what the recipe says. A preset's batch that the training split
-    of somebody's own files cannot fill is that split.
+    study: takes the preset's seeds and width for that study, where it has fewer of them.
+    `$FDLAB_PRECISION` and `$FDLAB_ON_NONFINITE` go before what the recipe says. A preset's batch
+    that the training split of somebody's own files cannot fill is that split.
     """
     for name, value in (("epochs", epochs), ("width", width)):
         if type(value) is not int or value < 0:
@@ -202,7 +202,8 @@ def make_plan(
         dataset=dataset,
         preset=preset,
         seeds=tuple(read_list("seeds", seeds, int) or few),
-        width=width or fewer.get("width", chosen.width),
+        width=width
+        or min(fewer.get("width", chosen.width), chosen.narrower.get(study, chosen.width)),
         train=train,
         device=device,
         data_options={k: v for k, v in chosen.data_options.items() if k in known},

@@ -1,0 +1,276 @@
+"""Drawings of `studies.heterogeneous`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from fdlab.figures.marks import describe_contrast, explain_contrast
+from fdlab.figures.plate import Plate, Table
+from fdlab.figures.style import CONTROL, INK, plain
+from fdlab.studies.heterogeneous import (
+    BASE,
+    LOGITS,
+    MAIN,
+    MSE,
+    Arm,
+    Heterogeneous,
+)
+
+# Kind of an arm → colour, marker, words.
+KINDS = {
+    "base": ("#333333", "o", "no teacher"),
+    "rival": ("#E69F00", "s", "another method"),
+    "ours": ("#D55E00", "D", "SFKD (reconstruction)"),
+    "part": ("#0072B2", "^", "a part changed or left out"),
+    "control": (CONTROL, "v", "control"),
+}
+PAIRED = {LOGITS: KINDS["control"][:2], MSE: KINDS["part"][:2], MAIN: KINDS["ours"][:2]}
+READ = {BASE: ("#333333", "-"), MSE: ("#0072B2", "--"), MAIN: ("#D55E00", "-")}
+
+
+def list_arms(result: Heterogeneous) -> list[Arm]:
+    """Those of the first pair, kind by kind."""
+    there = {cell.arm for cell in result.collect(result.first)}
+    return [a for kind in KINDS for a in result.arms if a.kind == kind and a.name in there]
+
+
+def list_paired(result: Heterogeneous) -> list[str]:
+    """Arms of `PAIRED` that every pair has."""
+    there = [{cell.arm for cell in result.collect(pair)} for pair in result.pairs]
+    return [name for name in PAIRED if all(name in names for names in there)]
+
+
+def draw_arms(axis, result: Heterogeneous) -> None:
+    """Accuracy of every arm in the first pair, gains' intervals over seeds and samples about no
+    distillation; small dots are seeds."""
+    arms = list_arms(result)
+    base = result.find(result.first, BASE)
+    for height, arm in enumerate(arms):
+        cell, (color, marker, _) = result.find(result.first, arm.name), KINDS[arm.kind]
+        if cell.gain is not None:
+            ends = np.array([cell.gain.both.low, cell.gain.both.high]) + base.values.mean()
+            axis.plot(ends, [height] * 2, color=color, linewidth=1.1)
+        axis.plot(cell.values.mean(), height, marker, color=color, markersize=4)
+        axis.plot(cell.values, np.full(len(cell.values), height + 0.28), ".", color=color,
+                  markersize=2.5, alpha=0.7)  # fmt: skip
+    axis.axvline(base.values.mean(), color=INK, linewidth=0.7)
+    axis.set_yticks(range(len(arms)), [plain(arm.words) for arm in arms])
+    axis.set_ylim(len(arms) - 0.4, -0.6)
+    axis.set_title(_name_pair(result, result.first))
+    axis.set_xlabel("test accuracy (%)")
+    axis.grid(True, axis="x")
+    axis.grid(False, axis="y")
+
+
+def draw_pairs(axis, result: Heterogeneous) -> None:
+    """Points above no distillation in every pair, interval over seeds and samples; small dots are
+    seeds."""
+    arms = list_paired(result)
+    shifts = np.linspace(-0.22, 0.22, len(arms)) if len(arms) > 1 else [0.0]
+    for place, pair in enumerate(result.pairs):
+        base = result.find(pair, BASE).values
+        for shift, name in zip(shifts, arms, strict=True):
+            cell, (color, marker) = result.find(pair, name), PAIRED[name]
+            found, at = cell.gain.both, place + shift
+            axis.plot([found.low, found.high], [at] * 2, color=color, linewidth=1.1)
+            axis.plot(found.mean, at, marker, color=color, markersize=4)
+            axis.plot(cell.values - base, np.full(len(base), at + 0.1), ".", color=color,
+                      markersize=2.5, alpha=0.7)  # fmt: skip
+    axis.axvline(0, color=INK, linewidth=0.7)
+    axis.set_yticks(range(len(result.pairs)), [_name_pair(result, p) for p in result.pairs])
+    axis.set_ylim(len(result.pairs) - 0.45, -0.55)
+    axis.set_xlabel("points above no distillation")
+    axis.grid(True, axis="x")
+    axis.grid(False, axis="y")
+
+
+def draw_stage(axis, result: Heterogeneous, name: str) -> None:
+    """Share of the teacher's map that a linear reading of each student's misses over the radius,
+    with its interval; the filter's weight on the right axis."""
+    stages = [stage for stage in result.stages if stage.name == name]
+    for stage in stages:
+        color, dashes = READ[stage.arm]
+        means = [share.mean for share in stage.share]
+        low, high = ([getattr(share, end) for share in stage.share] for end in ("low", "high"))
+        axis.fill_between(stage.radii, low, high, color=color, alpha=0.15, linewidth=0)
+        axis.plot(stage.radii, means, dashes, color=color, marker="o", markersize=2.5)
+    axis.set_ylim(0, max(1.0, *(share.high for stage in stages for share in stage.share)) * 1.03)
+    axis.axhline(1, color=INK, linewidth=0.5, linestyle=":")
+    weights = axis.twinx()
+    weights.fill_between(stages[0].radii, stages[0].weights, color="#999999", alpha=0.25,
+                         linewidth=0)  # fmt: skip
+    top = max(stage.weights.max() for stage in result.stages)
+    weights.set_ylim(0, 1.03 * top)
+    weights.grid(False)
+    axis.set_zorder(weights.get_zorder() + 1)
+    axis.patch.set_visible(False)
+    channels, height, width = stages[0].shape
+    axis.set_title(f"{name}: {channels} × {height} × {width}")
+    axis.set_xlabel("radius (of the Nyquist frequency)")
+    return weights
+
+
+def _name_pair(result: Heterogeneous, pair: str) -> str:
+    teacher, student = pair.split("-")
+    return f"{teacher} →\n{student} ({result.kinds[pair]})"
+
+
+def plates(result: Heterogeneous, venue: str = "aaai") -> dict[str, Plate]:
+    kinds = {arm.kind for arm in list_arms(result)}
+    handles = [
+        Line2D([], [], color=color, marker=marker, linewidth=1.1, markersize=4, label=words)
+        for kind, (color, marker, words) in KINDS.items()
+        if kind in kinds
+    ]
+
+    def arms(axes) -> None:
+        draw_arms(axes[0, 0], result)
+        axes[0, 0].figure.legend(handles=handles, loc="outside lower center", ncols=2)
+
+    def pairs(axes) -> None:
+        draw_pairs(axes[0, 0], result)
+        own = [
+            Line2D([], [], color=color, marker=marker, linewidth=1.1, markersize=4,
+                   label=plain(result.name(name)))
+            for name, (color, marker) in PAIRED.items()
+            if name in list_paired(result)
+        ]  # fmt: skip
+        axes[0, 0].figure.legend(handles=own, loc="outside lower center", ncols=1)
+
+    drawn = {
+        "arms": Plate.draw(arms, venue, height=1.35 + 0.19 * len(list_arms(result))),
+    }
+    if list_paired(result):
+        drawn["pairs"] = Plate.draw(pairs, venue, height=1.1 + 0.5 * len(result.pairs))
+    names = list(dict.fromkeys(stage.name for stage in result.stages))
+    if names:
+
+        def stages(axes) -> None:
+            for place, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
+                weights = draw_stage(axis, result, name)
+                if place:
+                    axis.tick_params(labelleft=False)
+                else:
+                    axis.set_ylabel("share that is missed")
+                if place == len(names) - 1:
+                    weights.set_ylabel("filter's weight")
+                else:
+                    weights.tick_params(labelright=False)
+            own = [
+                Line2D([], [], color=color, linestyle=dashes, marker="o", markersize=2.5,
+                       label=plain(result.name(name)))
+                for name, (color, dashes) in READ.items()
+                if any(stage.arm == name for stage in result.stages)
+            ]  # fmt: skip
+            own.append(Line2D([], [], color="#999999", alpha=0.4, linewidth=5, label="filter"))
+            axes[0, 0].figure.legend(handles=own, loc="outside lower center", ncols=len(own))
+
+        drawn["missed"] = Plate.draw(
+            stages, venue, height=2.2, wide=True, columns=len(names), sharey=True
+        )
+    return drawn
+
+
+def tables(result: Heterogeneous) -> dict[str, Table]:
+    """Every arm in every pair with its cost, what the differences rest on, the filter beside MSE,
+    networks and recipes."""
+    about = (
+        f"on {result.dataset} (preset {result.preset}, width {result.width}), "
+        f"{len(result.seeds)} seeds, n = {result.n} test samples; SFKD is a reconstruction"
+    )
+    rows = []
+    for pair in result.pairs:
+        if pair in result.teachers:
+            level = f"{result.teachers[pair].mean():.1f}"
+            rows.append({"pair": pair, "arm": "the teacher", "accuracy (%)": level})
+        for cell in result.collect(pair):
+            rows.append(
+                {
+                    "pair": pair,
+                    "arm": result.name(cell.arm),
+                    "accuracy (%)": cell.accuracy.format(1),
+                    "above none": cell.gain.seeds.format(1, sign=True) if cell.gain else "",
+                    "extra parameters": f"{cell.extra:,}",
+                    "of the student's": f"{cell.extra / result.parameters[pair.split('-')[1]]:.0%}",
+                    "time": f"× {cell.cost.relative.mean:.2f}",
+                    "memory": f"× {cell.cost.memory:.2f}",
+                }
+            )
+    found = {
+        "arms": Table(
+            pd.DataFrame(rows).fillna(""),
+            f"Accuracy {about}; raw head at the best validation epoch, 95 % interval over seeds; "
+            f"points above no distillation. Extra: parameters that train beside the student. Time "
+            f"and memory of a training step over those of no distillation, measured in turn on "
+            f"one machine; what a frozen teacher says of a sample is computed once.",
+        ),
+        "gains": Table(
+            pd.DataFrame(
+                [
+                    {"pair": c.pair, "arm": result.name(c.arm)} | describe_contrast(c.gain)
+                    for c in result.cells
+                    if c.gain
+                ]
+            ).fillna(""),
+            f"Gains {about}. {explain_contrast('no distillation')}",
+        ),
+    }
+    lines = [
+        {"difference of": name, "pair": pair} | describe_contrast(gap)
+        for name, pairs in result.contrasts.items()
+        for pair, gap in pairs.items()
+    ]
+    lines += [
+        {"difference of": f"gain of {result.name(name)}", "pair": "unlike minus alike"}
+        | describe_contrast(gap)
+        for name, gap in result.across.items()
+    ]
+    if lines:
+        found["contrasts"] = Table(
+            pd.DataFrame(lines).fillna(""),
+            f"Arms against each other {about}. {explain_contrast('the second')}",
+        )
+    if result.stages:
+        found["filter"] = _tabulate_filter(result, about)
+    found["recipes"] = Table(
+        pd.DataFrame(
+            [
+                {
+                    "network": name,
+                    "as": role,
+                    "parameters": f"{result.parameters[name]:,}",
+                    "recipe": words,
+                }
+                for role, networks in result.recipes.items()
+                for name, words in networks.items()
+            ]
+        ),
+        f"The networks, at width {result.width}.",
+    )
+    return found
+
+
+def _tabulate_filter(result: Heterogeneous, about: str) -> Table:
+    rows = []
+    for stage in result.stages:
+        losses = stage.losses
+        rows.append(
+            {
+                "student": result.name(stage.arm),
+                "stage": stage.name,
+                "MSE": f"{losses['mse']:.4f}",
+                "flat / MSE - 1": f"{losses['flat'] / losses['mse'] - 1:+.0e}",
+                "SFKD's / MSE": f"{losses['low'] / losses['mse']:.2f}",
+                "high-pass / MSE": f"{losses['high'] / losses['mse']:.2f}",
+                "missed": f"{stage.missed:.0%}",
+            }
+        )
+    return Table(
+        pd.DataFrame(rows),
+        f"What a linear reading (1×1 convolution, fitted on training images) of the student's map "
+        f"misses of the teacher's, {result.first}, {about}. A flat filter gives the MSE, by "
+        f"Parseval's equation, up to rounding; SFKD's filter, of mean 1, weighs the same error by "
+        f"the factor beside it. Missed: of the energy about the mean.",
+    )
