@@ -10,10 +10,12 @@ from fdlab.figures.marks import describe_contrast, explain_contrast
 from fdlab.figures.plate import Plate, Table
 from fdlab.figures.style import CONTROL, INK, plain
 from fdlab.studies.heterogeneous import (
+    ALIKE,
     BASE,
     LOGITS,
     MAIN,
     MSE,
+    UNLIKE,
     Arm,
     Heterogeneous,
 )
@@ -23,11 +25,12 @@ KINDS = {
     "base": ("#333333", "o", "no teacher"),
     "rival": ("#E69F00", "s", "another method"),
     "ours": ("#D55E00", "D", "SFKD (reconstruction)"),
-    "part": ("#0072B2", "^", "a part changed or left out"),
+    "part": ("#009E73", "^", "a part changed or left out"),
     "control": (CONTROL, "v", "control"),
 }
 PAIRED = {LOGITS: KINDS["control"][:2], MSE: KINDS["part"][:2], MAIN: KINDS["ours"][:2]}
-READ = {BASE: ("#333333", "-"), MSE: ("#0072B2", "--"), MAIN: ("#D55E00", "-")}
+FILTER = "#CCBB44"
+READ = {BASE: ("#333333", "-"), MSE: ("#009E73", "--"), MAIN: ("#D55E00", "-")}
 
 
 def list_arms(result: Heterogeneous) -> list[Arm]:
@@ -58,7 +61,7 @@ def draw_arms(axis, result: Heterogeneous) -> None:
     axis.axvline(base.values.mean(), color=INK, linewidth=0.7)
     axis.set_yticks(range(len(arms)), [plain(arm.words) for arm in arms])
     axis.set_ylim(len(arms) - 0.4, -0.6)
-    axis.set_title(_name_pair(result, result.first))
+    axis.set_title(result.first.replace("-", " → "))
     axis.set_xlabel("test accuracy (%)")
     axis.grid(True, axis="x")
     axis.grid(False, axis="y")
@@ -66,10 +69,11 @@ def draw_arms(axis, result: Heterogeneous) -> None:
 
 def draw_pairs(axis, result: Heterogeneous) -> None:
     """Points above no distillation in every pair, interval over seeds and samples; small dots are
-    seeds."""
+    seeds. Unlike pairs first, and a rule below them."""
     arms = list_paired(result)
-    shifts = np.linspace(-0.22, 0.22, len(arms)) if len(arms) > 1 else [0.0]
-    for place, pair in enumerate(result.pairs):
+    shifts = np.linspace(-0.2, 0.2, len(arms)) if len(arms) > 1 else [0.0]
+    pairs = [p for kind in (UNLIKE, ALIKE) for p in result.pairs if result.kinds[p] == kind]
+    for place, pair in enumerate(pairs):
         base = result.find(pair, BASE).values
         for shift, name in zip(shifts, arms, strict=True):
             cell, (color, marker) = result.find(pair, name), PAIRED[name]
@@ -79,8 +83,15 @@ def draw_pairs(axis, result: Heterogeneous) -> None:
             axis.plot(cell.values - base, np.full(len(base), at + 0.1), ".", color=color,
                       markersize=2.5, alpha=0.7)  # fmt: skip
     axis.axvline(0, color=INK, linewidth=0.7)
-    axis.set_yticks(range(len(result.pairs)), [_name_pair(result, p) for p in result.pairs])
-    axis.set_ylim(len(result.pairs) - 0.45, -0.55)
+    for kind in (UNLIKE, ALIKE):
+        members = [place for place, pair in enumerate(pairs) if result.kinds[pair] == kind]
+        if members:
+            axis.annotate(kind, (0.99, members[0] - 0.36), xycoords=("axes fraction", "data"),
+                          ha="right", va="center", fontsize=7)  # fmt: skip
+            if members[0]:
+                axis.axhline(members[0] - 0.5, color=INK, linewidth=0.5, linestyle=":")
+    axis.set_yticks(range(len(pairs)), [pair.replace("-", " →\n") for pair in pairs])
+    axis.set_ylim(len(pairs) - 0.5, -0.5)
     axis.set_xlabel("points above no distillation")
     axis.grid(True, axis="x")
     axis.grid(False, axis="y")
@@ -96,10 +107,11 @@ def draw_stage(axis, result: Heterogeneous, name: str) -> None:
         low, high = ([getattr(share, end) for share in stage.share] for end in ("low", "high"))
         axis.fill_between(stage.radii, low, high, color=color, alpha=0.15, linewidth=0)
         axis.plot(stage.radii, means, dashes, color=color, marker="o", markersize=2.5)
-    axis.set_ylim(0, max(1.0, *(share.high for stage in stages for share in stage.share)) * 1.03)
+    top = max(share.mean for stage in result.stages for share in stage.share)
+    axis.set_ylim(0, 1.05 * max(1.0, top))
     axis.axhline(1, color=INK, linewidth=0.5, linestyle=":")
     weights = axis.twinx()
-    weights.fill_between(stages[0].radii, stages[0].weights, color="#999999", alpha=0.25,
+    weights.fill_between(stages[0].radii, stages[0].weights, color=FILTER, alpha=0.3,
                          linewidth=0)  # fmt: skip
     top = max(stage.weights.max() for stage in result.stages)
     weights.set_ylim(0, 1.03 * top)
@@ -110,11 +122,6 @@ def draw_stage(axis, result: Heterogeneous, name: str) -> None:
     axis.set_title(f"{name}: {channels} × {height} × {width}")
     axis.set_xlabel("radius (of the Nyquist frequency)")
     return weights
-
-
-def _name_pair(result: Heterogeneous, pair: str) -> str:
-    teacher, student = pair.split("-")
-    return f"{teacher} →\n{student} ({result.kinds[pair]})"
 
 
 def plates(result: Heterogeneous, venue: str = "aaai") -> dict[str, Plate]:
@@ -164,7 +171,7 @@ def plates(result: Heterogeneous, venue: str = "aaai") -> dict[str, Plate]:
                 for name, (color, dashes) in READ.items()
                 if any(stage.arm == name for stage in result.stages)
             ]  # fmt: skip
-            own.append(Line2D([], [], color="#999999", alpha=0.4, linewidth=5, label="filter"))
+            own.append(Line2D([], [], color=FILTER, alpha=0.4, linewidth=5, label="filter"))
             axes[0, 0].figure.legend(handles=own, loc="outside lower center", ncols=len(own))
 
         drawn["missed"] = Plate.draw(
@@ -194,8 +201,8 @@ def tables(result: Heterogeneous) -> dict[str, Table]:
                     "above none": cell.gain.seeds.format(1, sign=True) if cell.gain else "",
                     "extra parameters": f"{cell.extra:,}",
                     "of the student's": f"{cell.extra / result.parameters[pair.split('-')[1]]:.0%}",
-                    "time": f"× {cell.cost.relative.mean:.2f}",
-                    "memory": f"× {cell.cost.memory:.2f}",
+                    "time": f"× {cell.cost.relative.mean:.2f}" if cell.cost else "",
+                    "memory": f"× {cell.cost.memory:.2f}" if cell.cost else "",
                 }
             )
     found = {
@@ -204,7 +211,8 @@ def tables(result: Heterogeneous) -> dict[str, Table]:
             f"Accuracy {about}; raw head at the best validation epoch, 95 % interval over seeds; "
             f"points above no distillation. Extra: parameters that train beside the student. Time "
             f"and memory of a training step over those of no distillation, measured in turn on "
-            f"one machine; what a frozen teacher says of a sample is computed once.",
+            f"one machine, not of arms that do the same work as SFKD; what a frozen teacher says of a "
+            "sample is computed once.",
         ),
         "gains": Table(
             pd.DataFrame(
