@@ -211,7 +211,7 @@ def tables(result: Heterogeneous) -> dict[str, Table]:
             f"Accuracy {about}; raw head at the best validation epoch, 95 % interval over seeds; "
             f"points above no distillation. Extra: parameters that train beside the student. Time "
             f"and memory of a training step over those of no distillation, measured in turn on "
-            f"one machine, not of arms that do the same work as SFKD; what a frozen teacher says of a "
+            "one machine; not of arms that do the work of SFKD. What a frozen teacher says of a "
             "sample is computed once.",
         ),
         "gains": Table(

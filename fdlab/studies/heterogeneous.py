@@ -63,7 +63,7 @@ PAIRS = {
     False: ("swin_t-resnet18", "resnet18-swin_t", "vit_s14-mobilenetv2", "resnet34-resnet18"),
 }
 # At these presets a ViT learns next to nothing: of a thousand digits 12 to 25 % of the validation
-# split in trials of 12 to 40 epochs, where chance is 10. Its pairs are left out there, unless asked.
+# split in trials of 12 to 40 epochs, where chance is 10. Unless asked for, its pairs are left out.
 BRIEF = ("smoke", "quick")
 FITTED = 600  # training images at most, on which a linear reading of the student's maps is fitted
 BATCH = 100
