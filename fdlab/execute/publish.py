@@ -20,8 +20,9 @@ from fdlab.figures.save import FIGURES, RESULTS, TABLES
 from fdlab.studies import STEMS
 from fdlab.studies.report import find_question
 
+KEPT = {RESULTS: (".json",), TABLES: (".csv", ".json", ".md"), FIGURES: (".png",)}
 LIMIT = 5_000_000  # bytes of `outputs/reference/`
-LARGEST = 100_000  # bytes of a picture that the README does not show
+LARGEST = 40_000  # bytes of a picture that the README does not show
 BEGIN, END = "<!-- {}: written by `fdlab publish` -->", "<!-- end of {} -->"
 SHOWN = {
     "data": "pairs",
@@ -44,7 +45,7 @@ SHOWN = {
     "infrared": "arms",
     "heterogeneous": "arms",
 }
-APART = ("speed",)  # suites about this machine rather than a data set
+APART = ("speed", "spatial")  # suites that are published by name, into folders of their own
 # Suites that name their data sets: what is kept and shown of each of those.
 SHORT = {"tasks": ("comparison", "segmentation"), "logits": ("data", "logits", "zoo")}
 SMALL = (0.55, 96)  # of the PNGs' 300 dots per inch, and colours
@@ -55,10 +56,9 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
     """Records, results, tables and small PNGs of one finished suite, with a manifest; under 5 MB.
 
     The core suite (of a data set that a suite of `SHORT` names, that one) has to be finished, and
-    of the others whatever was begun, but for those of `APART`, which are published by name, into a
-    folder of their own; of suites of `SHORT` some studies are kept. Pictures above `LARGEST` that
-    the README does not show are left out: everything can be drawn again from the rest without
-    training, by `fdlab redraw`.
+    of the others whatever was begun, but for those of `APART`; of suites of `SHORT` some studies
+    are kept. Tables as LaTeX, and pictures above `LARGEST` that the README does not show, are left
+    out: everything can be drawn again from the rest without training, by `fdlab redraw`.
     """
     source = paths.suite_folder(dataset, preset)
     suites = read_suites(dataset)
@@ -66,7 +66,7 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
     if suite:
         if suite not in APART:
             raise name_unknown("suite that is published by itself", suite, APART)
-        wanted = apart
+        wanted = [name for name in suites[suite] if name != REPORT]
         kept = [stem_of(name) for name in wanted]
     else:
         first = _find_suite(dataset)
@@ -83,10 +83,14 @@ def publish(dataset: str, preset: str, suite: str = "") -> Path:
         )
     target = paths.reference() / (f"{source.name}-{suite}" if suite else source.name)
     with replace_folder(target) as beside:
-        for kind, pattern in ((RESULTS, "*.json"), (TABLES, "*"), (FIGURES, "*.png")):
+        for kind, endings in (
+            (RESULTS, [".json"]),
+            (TABLES, [".csv", ".json", ".md"]),
+            (FIGURES, [".png"]),
+        ):
             (beside / kind).mkdir()
-            for path in sorted((source / kind).glob(pattern)):
-                if path.stem.split("-")[0] not in kept:
+            for path in sorted((source / kind).iterdir()):
+                if path.suffix not in endings or path.stem.split("-")[0] not in kept:
                     continue
                 copy = {".png": _shrink, ".json": _squeeze}.get(path.suffix, shutil.copyfile)
                 copy(path, beside / kind / path.name)
@@ -150,11 +154,13 @@ def write_gallery(dataset: str, preset: str, suite: str = "") -> Path:
     """Draw the README's gallery from the published results: question, figure, finding.
 
     It stands between two comments that name it: `gallery`, or `gallery of <dataset>` for a data set
-    of a suite of `SHORT`, of which less is shown, or `gallery of <suite>` for one of `APART`.
+    of a suite of `SHORT`, of which less is shown, or `gallery of <suite>` for one of `APART`, with
+    `, <dataset>` behind it where the suite has several.
     """
     folder = paths.reference() / (f"{dataset}-{preset}" + (f"-{suite}" if suite else ""))
     short = SHORT.get(_find_suite(dataset))
     name = f"gallery of {suite or dataset}" if suite or short else "gallery"
+    name += f", {dataset}" if suite and len(list_datasets(suite)) > 1 else ""
     begin, end = BEGIN.format(name), END.format(name)
     readme = paths.root() / "README.md"
     text = readme.read_text(encoding="utf-8")
