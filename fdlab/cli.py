@@ -224,7 +224,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("doctor", _doctor, "what this machine has, and what is missing")
     sub = add("publish", _publish, "copy a finished suite into outputs/reference and the README")
     add_choice(sub)
-    sub.add_argument("--suite", default="", help="speed or spatial, which are published by themselves")
+    sub.add_argument("--suite", default="", help="speed or spatial: into a folder of its own")
     sub = add("redraw", _redraw, "draw published results again, without training")
     add_choice(sub)
     sub.add_argument("--venue", default="aaai", help="column widths: aaai, cvpr, icml, neurips")
