@@ -32,6 +32,7 @@ def show_boxes(
     size: tuple[int, int],
     threshold: float = SHOWN,
     most: int = 8,
+    missed: bool = True,
 ) -> None:
     """Draw n pictures, each on its axis, with what is there and what a detector found.
 
@@ -39,8 +40,8 @@ def show_boxes(
     behind the class; in pixels of images of `size` (height, width), rows of class -1 fill up. True
     boxes are dashed, regions that do not count hatched. Of the found ones those that score at least
     `threshold` are drawn, up to `most` of a picture, in one colour where they are right at an IoU
-    of 0.5, else in another. A label says class and score of a found box, the class alone of an
-    object that was missed; no two lie on each other, and one without room is left out, that of the
+    of 0.5, else in another. A label says class and score of a found box, where `missed` the class
+    alone of an object that was missed; no two lie on each other, and one without room is left out, that of the
     lowest score first. Before them the figure's layout is made, so nothing that takes room may be
     added to it later.
     """
@@ -64,7 +65,7 @@ def show_boxes(
                 _outline(axis, corners, OTHER, hatch="////", linestyle=":")
             elif row[0] != NOTHING:
                 _outline(axis, corners, TRUE, linestyle=DASH)
-                if not taken:
+                if missed and not taken:
                     labels.append((names[int(row[0])], TRUE, corners))
         drawn = [j for j in np.argsort(-found[i, :, 1], kind="stable") if found[i, j, 0] >= 0]
         for j in reversed(drawn):  # the best one on top

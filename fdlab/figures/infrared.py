@@ -159,6 +159,7 @@ def draw_pictures(axes, result: Infrared) -> None:
             tuple(shown.size),
             threshold=0.0,
             most=found.shape[1],
+            missed=False,
         )
 
 
