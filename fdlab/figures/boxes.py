@@ -40,10 +40,10 @@ def show_boxes(
     behind the class; in pixels of images of `size` (height, width), rows of class -1 fill up. True
     boxes are dashed, regions that do not count hatched. Of the found ones those that score at least
     `threshold` are drawn, up to `most` of a picture, in one colour where they are right at an IoU
-    of 0.5, else in another. A label says class and score of a found box, where `missed` the class
-    alone of an object that was missed; no two lie on each other, and one without room is left out, that of the
-    lowest score first. Before them the figure's layout is made, so nothing that takes room may be
-    added to it later.
+    of 0.5, else in another. A label says class and score of a found box, and where `missed` the
+    class alone of an object that was missed; no two lie on each other, and one without room is left
+    out, that of the lowest score first. Before them the figure's layout is made, so nothing that
+    takes room may be added to it later.
     """
     found = np.array(found)
     for rows in found:

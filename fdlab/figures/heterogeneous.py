@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from fdlab.figures.marks import describe_contrast, explain_contrast
 from fdlab.figures.plate import Plate, Table
@@ -15,6 +16,7 @@ from fdlab.studies.heterogeneous import (
     LOGITS,
     MAIN,
     MSE,
+    START,
     UNLIKE,
     Arm,
     Heterogeneous,
@@ -29,14 +31,19 @@ KINDS = {
     "control": (CONTROL, "v", "control"),
 }
 PAIRED = {LOGITS: KINDS["control"][:2], MSE: KINDS["part"][:2], MAIN: KINDS["ours"][:2]}
-FILTER = "#CCBB44"
-READ = {BASE: ("#333333", "-"), MSE: ("#009E73", "--"), MAIN: ("#D55E00", "-")}
+ENERGY, FILTER = "#BBBBBB", "#CCBB44"
+READ = {
+    START: ("#0072B2", ":"),
+    BASE: ("#333333", "-"),
+    MSE: ("#009E73", "--"),
+    MAIN: ("#D55E00", "-"),
+}
 
 
 def list_arms(result: Heterogeneous) -> list[Arm]:
-    """Those of the first pair, kind by kind."""
+    """Those of the first pair."""
     there = {cell.arm for cell in result.collect(result.first)}
-    return [a for kind in KINDS for a in result.arms if a.kind == kind and a.name in there]
+    return [arm for arm in result.arms if arm.name in there]
 
 
 def list_paired(result: Heterogeneous) -> list[str]:
@@ -99,29 +106,35 @@ def draw_pairs(axis, result: Heterogeneous) -> None:
 
 def draw_stage(axis, result: Heterogeneous, name: str) -> None:
     """Share of the teacher's map that a linear reading of each student's misses over the radius,
-    with its interval; the filter's weight on the right axis."""
+    with its interval."""
     stages = [stage for stage in result.stages if stage.name == name]
     for stage in stages:
         color, dashes = READ[stage.arm]
         means = [share.mean for share in stage.share]
         low, high = ([getattr(share, end) for share in stage.share] for end in ("low", "high"))
         axis.fill_between(stage.radii, low, high, color=color, alpha=0.15, linewidth=0)
-        axis.plot(stage.radii, means, dashes, color=color, marker="o", markersize=2.5)
+        axis.plot(stage.radii, means, linestyle=dashes, color=color, marker="o", markersize=2.5)
     top = max(share.mean for stage in result.stages for share in stage.share)
     axis.set_ylim(0, 1.05 * max(1.0, top))
     axis.axhline(1, color=INK, linewidth=0.5, linestyle=":")
-    weights = axis.twinx()
-    weights.fill_between(stages[0].radii, stages[0].weights, color=FILTER, alpha=0.3,
-                         linewidth=0)  # fmt: skip
-    top = max(stage.weights.max() for stage in result.stages)
-    weights.set_ylim(0, 1.03 * top)
-    weights.grid(False)
-    axis.set_zorder(weights.get_zorder() + 1)
-    axis.patch.set_visible(False)
     channels, height, width = stages[0].shape
     axis.set_title(f"{name}: {channels} × {height} × {width}")
+
+
+def draw_energy(axis, result: Heterogeneous, name: str) -> None:
+    """How the energy of the teacher's map lies over the radius, as it is and as the filter weighs
+    it."""
+    stage = next(stage for stage in result.stages if stage.name == name)
+    weighed = stage.energy * stage.weights
+    step = stage.radii[1] - stage.radii[0] if len(stage.radii) > 1 else 1.0
+    for side, values, color in (
+        (-1, stage.energy, ENERGY),
+        (1, weighed / weighed.sum(), FILTER),
+    ):
+        axis.bar(stage.radii + side * 0.18 * step, values, 0.36 * step, color=color)
+    axis.set_ylim(0, 1)
     axis.set_xlabel("radius (of the Nyquist frequency)")
-    return weights
+    axis.grid(False, axis="x")
 
 
 def plates(result: Heterogeneous, venue: str = "aaai") -> dict[str, Plate]:
@@ -155,28 +168,28 @@ def plates(result: Heterogeneous, venue: str = "aaai") -> dict[str, Plate]:
     if names:
 
         def stages(axes) -> None:
-            for place, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
-                weights = draw_stage(axis, result, name)
-                if place:
-                    axis.tick_params(labelleft=False)
-                else:
-                    axis.set_ylabel("share that is missed")
-                if place == len(names) - 1:
-                    weights.set_ylabel("filter's weight")
-                else:
-                    weights.tick_params(labelright=False)
+            for column, name in enumerate(names):
+                draw_stage(axes[0, column], result, name)
+                draw_energy(axes[1, column], result, name)
+            axes[0, 0].set_ylabel("share that is missed")
+            axes[1, 0].set_ylabel("share of energy")
+            read = {START: "untrained student"} | {arm.name: arm.words for arm in result.arms}
             own = [
                 Line2D([], [], color=color, linestyle=dashes, marker="o", markersize=2.5,
-                       label=plain(result.name(name)))
+                       label=plain(read[name]))
                 for name, (color, dashes) in READ.items()
                 if any(stage.arm == name for stage in result.stages)
             ]  # fmt: skip
-            own.append(Line2D([], [], color=FILTER, alpha=0.4, linewidth=5, label="filter"))
-            axes[0, 0].figure.legend(handles=own, loc="outside lower center", ncols=len(own))
+            own += [
+                Patch(color=ENERGY, label="teacher's energy"),
+                Patch(color=FILTER, label="as the filter weighs it"),
+            ]
+            axes[0, 0].figure.legend(handles=own, loc="outside lower center", ncols=3)
 
         drawn["missed"] = Plate.draw(
-            stages, venue, height=2.2, wide=True, columns=len(names), sharey=True
-        )
+            stages, venue, height=3.4, wide=True, rows=2, columns=len(names), sharey="row",
+            sharex="col",
+        )  # fmt: skip
     return drawn
 
 
@@ -211,8 +224,8 @@ def tables(result: Heterogeneous) -> dict[str, Table]:
             f"Accuracy {about}; raw head at the best validation epoch, 95 % interval over seeds; "
             f"points above no distillation. Extra: parameters that train beside the student. Time "
             f"and memory of a training step over those of no distillation, measured in turn on "
-            "one machine; not of arms that do the work of SFKD. What a frozen teacher says of a "
-            "sample is computed once.",
+            f"one machine, not of arms that do the work of others here; where nothing is augmented "
+            f"what a frozen teacher says of a sample is computed once, and is not in the time.",
         ),
         "gains": Table(
             pd.DataFrame(
@@ -231,7 +244,10 @@ def tables(result: Heterogeneous) -> dict[str, Table]:
         for pair, gap in pairs.items()
     ]
     lines += [
-        {"difference of": f"gain of {result.name(name)}", "pair": "unlike minus alike"}
+        {
+            "difference of": f"gain of {result.name(name)}",
+            "pair": "unlike minus alike, of one student",
+        }
         | describe_contrast(gap)
         for name, gap in result.across.items()
     ]
@@ -266,7 +282,7 @@ def _tabulate_filter(result: Heterogeneous, about: str) -> Table:
         losses = stage.losses
         rows.append(
             {
-                "student": result.name(stage.arm),
+                "student": "untrained" if stage.arm == START else result.name(stage.arm),
                 "stage": stage.name,
                 "MSE": f"{losses['mse']:.4f}",
                 "flat / MSE - 1": f"{losses['flat'] / losses['mse'] - 1:+.0e}",
@@ -277,8 +293,8 @@ def _tabulate_filter(result: Heterogeneous, about: str) -> Table:
         )
     return Table(
         pd.DataFrame(rows),
-        f"What a linear reading (1×1 convolution, fitted on training images) of the student's map "
-        f"misses of the teacher's, {result.first}, {about}. A flat filter gives the MSE, by "
-        f"Parseval's equation, up to rounding; SFKD's filter, of mean 1, weighs the same error by "
-        f"the factor beside it. Missed: of the energy about the mean.",
+        f"What a linear reading (1×1 convolution, fitted on {result.fitted} training images) of "
+        f"the student's map misses of the teacher's, {result.first}, {about}. A flat filter gives "
+        f"the MSE, by Parseval's equation, up to rounding; SFKD's filter, of mean 1, weighs the "
+        f"same error by the factor beside it. Missed: of the energy about the mean.",
     )

@@ -92,8 +92,11 @@ def correct_contrasts(contrasts: dict[str, Contrast]) -> dict[str, Contrast]:
 
 
 def judge(contrasts: Iterable[Contrast]) -> str:
-    """Verdict on "the difference is above 0": both intervals, in every direction."""
+    """Verdict on "the difference is above 0": both intervals, in every direction; of none of them
+    it is open."""
     contrasts = list(contrasts)
+    if not contrasts:
+        return OPEN
     if all(contrast.beats() for contrast in contrasts):
         return SUPPORTED
     return REFUTED if all(contrast.loses() for contrast in contrasts) else OPEN
