@@ -24,7 +24,7 @@ from fdlab.training.graphs import Compiled, Recorder, find_obstacle
 from fdlab.training.loop import Course, train, train_in_step
 from fdlab.training.runs import complete
 from fdlab.training.teacher import Shared
-from fdlab.training.trainer import Trainer
+from fdlab.training.trainer import Trainer, build_optimiser
 
 PLAIN = Fast()
 
@@ -46,6 +46,27 @@ def test_the_cpu_has_what_is_not_cudas_alone():
     assert choose_fast(CPU, edits="none").names == []
     assert choose_fast(CPU, edits="none,+cache").names == ["cache"]
     assert choose_fast(CPU, edits="-cache,+fused").names == ["resident", "channels_last", "fused"]
+    for optimiser in ("adam", "adamw"):
+        recipe = TrainConfig(optimiser=optimiser)
+        assert choose_fast(CPU, recipe, "").fused and not choose_fast(CPU, recipe, "-fused").fused
+    assert not choose_fast(CPU, TrainConfig(), "").fused
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+def test_adams_update_in_one_kernel_is_the_update(optimiser):
+    recipe = TrainConfig(optimiser=optimiser, learning_rate=0.01, weight_decay=0.1)
+    found = []
+    for edits in ("none", "none,+fused"):
+        torch.manual_seed(0)
+        weights = [torch.randn(5, 3, requires_grad=True), torch.randn(7, requires_grad=True)]
+        updater = build_optimiser(recipe, weights, choose_fast(CPU, recipe, edits), CPU)
+        assert bool(updater.defaults["fused"]) == edits.endswith("fused")
+        for _ in range(5):
+            for x in weights:
+                x.grad = torch.sin(3 * x.detach())
+            updater.step()
+        found.append(weights)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
 def test_the_recipes_precision_goes_before_the_choice():

@@ -236,7 +236,7 @@ def test_a_network_has_one_recipe_but_for_the_epochs_of_its_role(small):
         epochs[network] = (teacher.epochs, student.epochs)
         for role in (TEACHER, STUDENT):
             assert choose_recipe(plan, network, role, 3) == replace(student, epochs=3)
-    assert epochs == {"resnet18": (8, 5), "swin_t": (16, 5)}
+    assert epochs == {"resnet18": (8, 5), "swin_t": (12, 4)}
     assert choose_recipe(plan, "resnet18", STUDENT).learning_rate == 0.2  # of no other protocol
     short = replace(plan, train=replace(long, epochs=1))
     assert choose_recipe(short, "resnet18", STUDENT).epochs == 1

@@ -99,7 +99,7 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 # Preset → role → epochs of a convolutional network and of a transformer, as parts of the plan's.
 LENGTHS = {
     "smoke": {TEACHER: (0.5, 0.5), STUDENT: (0.5, 0.5)},
-    "quick": {TEACHER: (0.5, 1.0), STUDENT: (0.3, 0.3)},
+    "quick": {TEACHER: (0.5, 0.75), STUDENT: (0.3, 0.25)},
     "reduced": {TEACHER: (1.5, 2.5), STUDENT: (1.0, 1.5)},
 }
 PUBLISHED = 300  # epochs at preset `paper`
