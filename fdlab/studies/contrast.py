@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fdlab.core.estimate import Estimate
-from fdlab.studies.claims import OPEN, REFUTED, SUPPORTED
+from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED
 from fdlab.studies.stats import (
     average_samples,
     average_seeds,
@@ -100,3 +100,15 @@ def judge(contrasts: Iterable[Contrast]) -> str:
     if all(contrast.beats() for contrast in contrasts):
         return SUPPORTED
     return REFUTED if all(contrast.loses() for contrast in contrasts) else OPEN
+
+
+def judge_beside(
+    gains: Iterable[Contrast], rest: Iterable[Contrast], free: Iterable[Contrast]
+) -> str:
+    """`judge` of the gains, where a control may explain them. rest: minus the control; free: what
+    the control gains itself. Where the control is not beaten the verdict is that it matches, if it
+    gains itself, else open."""
+    verdict = judge(gains)
+    if verdict != SUPPORTED or judge(rest) == SUPPORTED:
+        return verdict
+    return MATCHED if judge(free) == SUPPORTED else OPEN

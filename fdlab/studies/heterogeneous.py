@@ -28,6 +28,7 @@ from fdlab.studies.contrast import (
     contrast_gaps,
     correct_contrasts,
     judge,
+    judge_beside,
 )
 from fdlab.studies.cost import Cost, measure_costs
 from fdlab.studies.differences import (
@@ -306,8 +307,7 @@ class Heterogeneous:
                 "; where the logit term alone, which compares no map, is not beaten the claim is "
                 "open, and the control matches where that is above no distillation too"
             )
-            if verdict == SUPPORTED != judge(rest.values()):
-                verdict = MATCHED if judge(free.values()) == SUPPORTED else OPEN
+            verdict = judge_beside(gains.values(), rest.values(), free.values())
         return Claim(
             statement="SFKD improves on no distillation between unlike architectures",
             where="SFKD, abstract",
@@ -322,7 +322,8 @@ class Heterogeneous:
         found = self._collect([(MAIN, MSE), (MAIN, INFONCE)])
         if not found:
             return None
-        verdict = judge([gap for gaps in found.values() for gap in gaps.values()])
+        every = [gap for gaps in found.values() for gap in gaps.values()]
+        verdict = judge(every)
         why = f"{RULE}; InfoNCE's weight is the same number, on another scale, and was not searched"
         control = "MSE with three times the weight: not run"
         if strong := self.contrast(MAIN, STRONG):
@@ -336,8 +337,7 @@ class Heterogeneous:
                 "MSE with more weight is not beaten the claim is open, and the control matches "
                 "where that is above MSE itself"
             )
-            if verdict == SUPPORTED != judge(strong.values()):
-                verdict = MATCHED if judge(better.values()) == SUPPORTED else OPEN
+            verdict = judge_beside(every, strong.values(), better.values())
         return Claim(
             statement="The filtered loss does more than MSE and InfoNCE in its place",
             where="SFKD, abstract",

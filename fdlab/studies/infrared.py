@@ -24,8 +24,14 @@ from fdlab.models.build import place
 from fdlab.models.detr import detect_with
 from fdlab.models.output import describe
 from fdlab.spectral.planes import find_reach
-from fdlab.studies.claims import MATCHED, OPEN, REFUTED, SUPPORTED, Claim, describe_n
-from fdlab.studies.contrast import Contrast, contrast_gaps, correct_contrasts, judge
+from fdlab.studies.claims import OPEN, REFUTED, SUPPORTED, Claim, describe_n
+from fdlab.studies.contrast import (
+    Contrast,
+    contrast_gaps,
+    correct_contrasts,
+    judge,
+    judge_beside,
+)
 from fdlab.studies.data import shrink_examples, take_turns
 from fdlab.studies.plan import Plan, read_list
 from fdlab.studies.spectrum import choose_way
@@ -270,8 +276,7 @@ class Infrared:
                 "; where a teacher that looks at other scenes is not beaten the claim is open, and "
                 "the control matches where it is above no distillation too"
             )
-            if verdict == SUPPORTED != judge(rest.values()):
-                verdict = MATCHED if judge(free.values()) == SUPPORTED else OPEN
+            verdict = judge_beside(gains.values(), rest.values(), free.values())
         return Claim(
             statement="FreqKD, without labels, then fine-tuning improves on fine-tuning alone",
             where="FreqKD, abstract and released configurations",
@@ -351,9 +356,8 @@ class Infrared:
         rest = self.contrasts.get(name_contrast(MAIN, SHUFFLED), {})
         if BLIND in rest:
             control = f"FreqKD minus FreqKD with other scenes: {_print({BLIND: rest[BLIND]})}"
-            if verdict == SUPPORTED and not rest[BLIND].beats():
-                free = self.gain(SHUFFLED, [BLIND])
-                verdict = MATCHED if judge(free.values()) == SUPPORTED else OPEN
+            free = self.gain(SHUFFLED, [BLIND])
+            verdict = judge_beside(gains.values(), [rest[BLIND]], free.values())
         metric = self.metric[BLIND]
         level = self.find(BLIND, BASE).found[metric].format(1)
         return Claim(
