@@ -22,7 +22,7 @@ from fdlab.studies.report import find_question
 
 KEPT = {RESULTS: (".json",), TABLES: (".csv", ".json", ".md"), FIGURES: (".png",)}
 LIMIT = 5_000_000  # bytes of `outputs/reference/`
-LARGEST = 40_000  # bytes of a picture that the README does not show
+LARGEST = 30_000  # bytes of a picture that the README does not show
 BEGIN, END = "<!-- {}: written by `fdlab publish` -->", "<!-- end of {} -->"
 SHOWN = {
     "data": "pairs",

@@ -837,9 +837,10 @@ def choose_pictures(
 
 
 def keep_best(found: np.ndarray, truths: np.ndarray, most: int = SHOWN) -> np.ndarray:
-    """(n, M, 6) detections, of every image as many as it has objects, up to `most`, those of the
-    highest scores: a threshold would show more of the arm whose scores are higher. What overlaps a
-    kept one by an IoU over 1/2, of whatever class, is passed over, so that a picture can be read.
+    """(n, most, 6) detections, of every image as many as it has objects, those of the highest
+    scores; the other rows fill up. A threshold would show more of the arm whose scores are higher.
+    What overlaps a kept one by an IoU over 1/2, of whatever class, is passed over, so that a
+    picture can be read.
     """
     order = np.argsort(-found[..., 1], axis=1, kind="stable")
     found = np.take_along_axis(found, order[..., None], axis=1)
@@ -853,7 +854,8 @@ def keep_best(found: np.ndarray, truths: np.ndarray, most: int = SHOWN) -> np.nd
             if len(kept) < count and not others[i, kept].any():
                 kept.append(i)
         rows[np.setdiff1d(np.arange(len(rows)), kept), 0] = NOTHING
-    return found
+    front = np.argsort(found[..., 0] == NOTHING, axis=1, kind="stable")[:, :most]
+    return np.take_along_axis(found, front[..., None], axis=1)
 
 
 def _take_pictures(
