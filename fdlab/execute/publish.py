@@ -158,7 +158,7 @@ def write_gallery(dataset: str, preset: str, suite: str = "") -> Path:
     `, <dataset>` behind it where the suite has several.
     """
     folder = paths.reference() / (f"{dataset}-{preset}" + (f"-{suite}" if suite else ""))
-    short = SHORT.get(_find_suite(dataset))
+    short = () if suite else SHORT.get(_find_suite(dataset))
     name = f"gallery of {suite or dataset}" if suite or short else "gallery"
     name += f", {dataset}" if suite and len(list_datasets(suite)) > 1 else ""
     begin, end = BEGIN.format(name), END.format(name)
