@@ -37,6 +37,7 @@ from fdlab.studies.infrared import (
     keep_best,
     list_arms,
     measure_infrared,
+    measure_masks,
     name_cutoffs,
 )
 from fdlab.studies.plan import make_plan
@@ -253,6 +254,56 @@ def test_a_teacher_of_other_scenes_that_does_as_much_takes_the_credit():
     assert low == cutoff == claims.REFUTED
 
 
+def test_a_low_band_that_does_as_much_takes_the_splits_credit():
+    gains = {"mse": 6, "low": 12, "high": 3, MAIN: 12} | OTHERS
+    assert judge_claims(gather(gains)[0])[1] == claims.MATCHED
+    gains["low"] = 6
+    assert judge_claims(gather(gains)[0])[1] == claims.SUPPORTED
+
+
+def test_a_scene_helps_only_where_its_teacher_does():
+    gains = {MAIN: -4, "shuffled": -12}
+    result, _ = gather(gains)
+    assert all(gap.beats() for gap in result.contrast(MAIN, "shuffled").values())
+    assert judge_claims(result)[4] == claims.OPEN
+
+
+def test_bands_are_compared_by_one_distance_too_where_that_was_run():
+    names = ["none", "low", "high", "high_mse"]
+    for gain, verdict in ((3.0, claims.SUPPORTED), (9.0, claims.OPEN)):
+        answers = draw_answers({"none": 0, "low": 9, "high": 3, "high_mse": gain})
+        arms = list_arms(names, {"0.5": MAIN})
+        cells, contrasts = compare_arms(arms, answers)
+        result = replace(gather({})[0], arms=arms, cutoffs={}, cells=cells, contrasts=contrasts)
+        (claim,) = result.claims()
+        assert claim.verdict == verdict and "low minus high by MSE: segm" in claim.control
+        assert "high band alone, MSE" in result.finding()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (37, 37)])
+def test_the_rectangles_cost_is_that_of_its_transcription(size):
+    maps = torch.randn(5, 6, *size, generator=torch.Generator().manual_seed(4)).double()
+    x = maps.numpy() - maps.numpy().mean(axis=(2, 3), keepdims=True)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    found = {(each.cutoff, each.mask): each for each in measure_masks(maps, ["0.25", "0.5"])}
+    for (cutoff, mask), each in found.items():
+        reach = [max(1, int(side * float(cutoff) / 2)) for side in size]
+        middle = [side // 2 for side in size]
+        kept = np.zeros(size, bool)
+        last = 1 if mask == "symmetric" else 0
+        kept[
+            tuple(slice(max(m - r, 0), m + r + last) for m, r in zip(middle, reach, strict=True))
+        ] = 1
+        band = np.fft.ifft2(np.fft.ifftshift(np.fft.fftshift(np.fft.fft2(x), axes=(2, 3)) * kept,
+                                             axes=(2, 3)))  # fmt: skip
+        low, high = band.real, x - band.real
+        assert each.low == pytest.approx(kept.mean())
+        lost = (band.imag**2).sum() / (np.abs(band) ** 2).sum()
+        assert each.lost == pytest.approx(lost, abs=1e-6)
+        assert each.crossed == pytest.approx((low * high).sum() / (x**2).sum(), abs=1e-6)
+        assert (each.lost < 1e-12 and abs(each.crossed) < 1e-12) == (mask == "symmetric")
+
+
 def test_nothing_planted_is_nothing_found():
     assert judge_claims(gather({}, noise=0.3)[0]) == [claims.OPEN] * 6
 
@@ -263,6 +314,9 @@ def test_figures_and_results_of_planted_arms(tmp_path):
     again = read_result(tmp_path / "infrared.json")
     assert again.finding() == result.finding()
     assert set(figures.plates(again)) == {"arms", "cutoffs", "curves"}
+    alike = replace(again, cutoffs=again.cutoffs | {"0.1": f"{MAIN} 0.25"})
+    axis = figures.plates(alike)["cutoffs"].figure.axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0.1 = 0.25", "0.5", "0.75"]
     wide = figures.tables(again)["gains"].frame
     assert len(wide) == 3 * (len(result.arms) - 1) - 1
     assert list(figures.tables(again)["classes"].frame["class"]) == ["person"]
@@ -301,7 +355,10 @@ def test_every_stage_runs_and_the_start_is_the_teacher_itself(small, tmp_path):
     write_result(tmp_path / "infrared.json", result)
     again = read_result(tmp_path / "infrared.json")
     assert set(figures.plates(again)) == {"arms", "curves", "pictures"}
-    assert {"arms", "gains", "classes", "recipes"} <= set(figures.tables(again))
+    assert {"arms", "gains", "classes", "recipes", "masks"} <= set(figures.tables(again))
+    assert [(each.cutoff, each.mask) for each in again.masks] == [
+        ("0.5", "symmetric"), ("0.5", "released"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -319,8 +376,15 @@ def test_a_store_of_masks_or_boxes_alone_will_do(small, task, monkeypatch):
     if task == "detection":  # then the teacher is the RGB detector
         run = ensure_run(configs[TEACHER, "none", 0])
         found = run.read_predictions()[result.pictures.places]
-        best = result.pictures.found["rgb"][0, 0]
-        assert best[1] == found[0, :, 1].max()
+        person = small.open_store().classes.index(PERSON)
+        for shown, truth, own in zip(
+            result.pictures.found["rgb"], result.pictures.truths, found, strict=True
+        ):
+            kept = truth[:, 0] == person
+            assert set(truth[~kept, 0]) <= {NOTHING, IGNORE}
+            there = own[own[:, 0] == person]
+            assert set(shown[:, 0]) <= {person, NOTHING}
+            assert not len(there) or not kept.any() or shown[0, 1] == there[:, 1].max()
     assert len(result.claims()) == 0 and "not run" not in result.finding()
 
 

@@ -45,6 +45,7 @@ from fdlab.studies.spectrum import (
     OWN,
     UNTRAINED,
     VIEW,
+    Row,
     configure_spectrum,
     describe_rows,
     fit_channels,
@@ -95,8 +96,11 @@ def test_the_bands_and_metrics_are_the_releases(shape):
         t, s = (x.reshape(len(x), -1) for x in (t, s))
         gap, own = np.square(t - s), np.square(t).sum(axis=1)
         cosine = (t * s).sum(axis=1) / np.linalg.norm(t, axis=1) / np.linalg.norm(s, axis=1)
-        share = rings.bins[place] / (shape[1] * shape[2])
-        expected = {"mse": gap.mean(axis=1), "per_bin": gap.mean(axis=1) / share,
+        apart = (t - s).reshape(len(t), shape[0], -1)
+        own_bins = rings.bins[place] - (place == 0)  # the low band's but the mean over positions
+        apart = apart - apart.mean(axis=2, keepdims=True) if place == 0 else apart
+        average = np.square(apart).mean(axis=(1, 2)) * shape[1] * shape[2] / own_bins
+        expected = {"mse": gap.mean(axis=1), "per_bin": average,
                     "relative": gap.sum(axis=1) / own, "cosine": 1 - cosine}  # fmt: skip
         for metric in METRICS:
             np.testing.assert_allclose(found[metric][:, place], expected[metric], rtol=2e-5)
@@ -138,7 +142,8 @@ def test_noise_has_ratio_one_but_where_the_metric_counts_bins_or_energy(slope, p
     spectrum = np.where(radii > 0, np.maximum(radii, 1e-9), np.inf if power else 1.0) ** power
     bands = [spectrum[radii <= 0.25], spectrum[radii >= 0.75]]
     assert ratio["mse"] == pytest.approx(bands[1].sum() / bands[0].sum(), rel=0.03)
-    assert ratio["per_bin"] == pytest.approx(bands[1].mean() / bands[0].mean(), rel=0.03)
+    low = spectrum[(radii > 0) & (radii <= 0.25)]
+    assert ratio["per_bin"] == pytest.approx(bands[1].mean() / low.mean(), rel=0.03)
     assert ratio["cosine"] == pytest.approx(1, rel=0.01)
     # Of few numbers a side's energy varies, and so does what it divides: more at low frequencies.
     expected = predict_divergence(*energies[:2], (4, 16, 16), rings.bins)["relative"]
@@ -223,19 +228,23 @@ def test_mmd_is_calibrated_also_for_pairs_that_share_much_and_finds_a_shift():
     assert np.mean(np.array(far) <= 0.05) > 0.95
 
 
-def read_planted(one: torch.Tensor, two: torch.Tensor) -> dict[str, dict]:
-    """Metric → verdict and row of planted maps (n, C, h, w), beside mismatched pairs of them."""
-    chunks = pair_events(np.zeros(len(one), int), np.random.default_rng(0))
-    maps = {"first": one, "shown": two}
-    found = gather(
-        lambda places: {source: {"block": x[places]} for source, x in maps.items()},
-        chunks,
-        {(ONE, PAIR): ("first", "shown", PAIR), (ONE, EVENT): ("first", "shown", EVENT)},
-    )
-    reading = summarise(found)
-    rows = describe_rows({key: stack_readings([reading], key) for key in reading.measured})
-    rows = {r.metric: r for r in rows if r.block == MEAN and r.pairing == PAIR}
-    return {m: (judge_ratio(r.ratio, r.excess[EVENT]), r) for m, r in rows.items()}
+def read_planted(draw) -> dict[str, dict]:
+    """Metric → verdict and row of planted maps, `draw` giving those of each seed as two
+    (n, C, h, w), beside mismatched pairs of them."""
+    readings = []
+    for _ in range(4):
+        maps = dict(zip(("first", "shown"), draw(), strict=True))
+        chunks = pair_events(np.zeros(len(maps["first"]), int), np.random.default_rng(0))
+        found = gather(
+            lambda places, maps=maps: {side: {"block": x[places]} for side, x in maps.items()},
+            chunks,
+            {(ONE, PAIR): ("first", "shown", PAIR), (ONE, EVENT): ("first", "shown", EVENT)},
+        )
+        readings.append(summarise(found))
+    keys = readings[0].measured
+    rows = describe_rows({key: stack_readings(readings, key) for key in keys})
+    rows = {(r.metric, r.pairing): r for r in rows if r.block == MEAN}
+    return {m: (judge_ratio(rows[m, PAIR], rows[m, EVENT]), rows[m, PAIR]) for m in METRICS}
 
 
 def test_verdicts_tell_pairs_from_what_all_events_share():
@@ -245,28 +254,48 @@ def test_verdicts_tell_pairs_from_what_all_events_share():
         x = draw_noise((count, 6, 16, 16), slope, generator)
         return x / x.std()
 
-    base = draw(1.0)
-    paired = read_planted(base + 0.4 * draw(0), base + 0.4 * draw(0))
+    def pair(base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return base + 0.4 * draw(0), base + 0.4 * draw(0)
+
+    paired = read_planted(lambda: pair(draw(1.0)))
     assert paired["cosine"][0] == paired["relative"][0] == claims.SUPPORTED
     layout = draw(2.0, 1)  # the same in every event and on both sides
-    shared = read_planted(layout + 0.4 * draw(0), layout + 0.4 * draw(0))
+    shared = read_planted(lambda: pair(layout))
     assert shared["cosine"][0] == shared["relative"][0] == claims.MATCHED
-    alone = read_planted(draw(1.0), draw(1.0))
-    assert alone["cosine"][0] == claims.OPEN
-    assert alone["per_bin"][0] == claims.REFUTED  # the spectrum's own slope
+    alone = read_planted(lambda: (draw(1.0), draw(1.0)))
+    assert alone["cosine"][0] == alone["per_bin"][0] == claims.OPEN
+    assert alone["per_bin"][1].ratio.high < 1  # the spectrum's own slope
     for metric in METRICS:
         row = alone[metric][1]
         assert not row.excess[EVENT].excludes(0)
         assert row.ratio.mean == pytest.approx(row.independent, rel=0.05)
 
 
+def plant_rows(seeds, excess, independent=1.0, width=0.05) -> tuple[Row, Row]:
+    """True and mismatched pairs, of these ratios a seed."""
+    seeds, excess = np.array(seeds), np.array(excess)
+
+    def estimate(values):
+        return Estimate(values.mean(), values.mean() - width, values.mean() + width, len(values))
+
+    nothing = estimate(seeds)
+    own = Row(ONE, PAIR, MEAN, "mse", nothing, nothing, estimate(seeds), seeds, independent,
+              {EVENT: estimate(excess)})  # fmt: skip
+    return own, replace(own, pairing=EVENT, seeds=seeds - excess, excess={})
+
+
 def test_a_ratio_is_judged_by_both_intervals():
-    above, below, across = (Estimate(m, m - 0.2, m + 0.2, 2) for m in (1.5, 0.5, 1.1))
-    more, same = Estimate(0.4, 0.1, 0.7, 2), Estimate(0.1, -0.1, 0.3, 2)
-    assert judge_ratio(above, more) == claims.SUPPORTED
-    assert judge_ratio(above, same) == judge_ratio(above, Estimate(-1, -2, 0, 2)) == claims.MATCHED
-    assert judge_ratio(below, more) == claims.REFUTED
-    assert judge_ratio(across, more) == claims.OPEN
+    high, low, wide = [1.5, 1.52, 1.48], [0.5, 0.52, 0.48], [1.2, 2.8, 1.1]
+    more, less, loose = [0.4, 0.41, 0.39], [-0.4, -0.41, -0.39], [0.1, 0.9, 0.2]
+    assert judge_ratio(*plant_rows(high, more)) == claims.SUPPORTED
+    for excess in ([0.01, 0.0, -0.01], less, loose):
+        assert judge_ratio(*plant_rows(high, excess)) == claims.MATCHED
+    assert judge_ratio(*plant_rows(low, more)) == claims.REFUTED
+    assert judge_ratio(*plant_rows(low, more, independent=0.3)) == claims.OPEN  # energies alone
+    assert judge_ratio(*plant_rows(low, more, independent=0.7)) == claims.REFUTED
+    assert judge_ratio(*plant_rows(wide, more)) == claims.OPEN
+    assert judge_ratio(*plant_rows(high, more, width=0.8)) == claims.OPEN
+    assert judge_ratio(*plant_rows([1.5], [0.4])) == claims.OPEN  # one seed
 
 
 def test_cka_of_the_bands_is_compared_where_either_holds_more_than_shuffled_pairs():
@@ -288,6 +317,7 @@ def test_standardised_white_noise_shows_what_is_the_metrics_own():
     rows = {r.metric: r for r in describe_rows({key: stack_readings([reading], key)})}
     low, high = found["block"].rings.bins[:2]
     assert rows["mse"].ratio.mean == pytest.approx(high / (low - 1), rel=0.05)  # without its mean
+    assert rows["per_bin"].ratio.mean == pytest.approx(1, rel=0.05)
     assert rows["relative"].ratio.mean == pytest.approx(1, rel=0.05)
     assert rows["cosine"].ratio.mean == pytest.approx(1, rel=0.02)
 

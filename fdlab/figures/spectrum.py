@@ -233,7 +233,7 @@ def _draw_blocks(result: Spectrum, venue: str) -> Plate:
         handles += [
             _line(name_pairing(result, p), style=LINES[p]) for p in (PAIR, EVENT, UNTRAINED)
         ]
-        handles.append(_line("nothing shared", CLOSED))
+        handles.append(_line("nothing shared, equal energies", CLOSED))
         axes[0, 0].figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
     return Plate.draw(paint, venue, height=4.3, rows=3, columns=2, sharex=True, sharey="row")
@@ -275,8 +275,8 @@ def _draw_curves(result: Spectrum, venue: str) -> Plate:
         handles = [_line(f"{name_pairing(result, p, ONE)}", LOOKS[p][1], LINES[p])
                    for p in (PAIR, EVENT, VIEW)]  # fmt: skip
         handles.append(_line("true pairs, own networks", OWN_COLOR, ":"))
-        handles.append(_line("nothing shared", CLOSED))
-        axes[0, 0].figure.legend(handles=handles, loc="outside lower center", ncols=5)
+        handles.append(_line("nothing shared, equal energies", CLOSED))
+        axes[0, 0].figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
     return Plate.draw(paint, venue, height=4.2, wide=True, rows=3, columns=len(shown),
                       sharex="col", sharey="row")  # fmt: skip
@@ -313,7 +313,7 @@ def tables(result: Spectrum) -> dict[str, Table]:
     bands = (
         f"Low: radius up to {LOW:g} of half the shorter side, the mean over positions included; "
         f"high: from {HIGH:g}, the corners included. MSE: over the whole map, as released; per "
-        f"bin: over the band's own."
+        f"bin: over the band's own, without that mean."
     )
     spans = "95 % intervals over seeds and pairs (hierarchical bootstrap)."
     return {

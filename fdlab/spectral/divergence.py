@@ -109,7 +109,8 @@ def measure_divergence(
     (…, G) of the one, of the other and of their difference. bins: (G,) of each group.
 
     "mse": the mean over all channels and positions of the map, as FreqKD's release takes it,
-    however many bins the group has; "per_bin": over the group's own; "relative": the difference's
+    however many bins the group has; "per_bin": over the group's own, of the low band without
+    frequency 0, of which standardised maps have next to nothing; "relative": the difference's
     energy over that of the first map; "cosine": 1 - the cosine of the two as vectors, 1 where one
     of them is 0.
     """
@@ -119,10 +120,18 @@ def measure_divergence(
     cosine = np.divide(apart, 2 * both, out=np.ones_like(gap), where=both > TINY)
     return {
         "mse": gap / math.prod(shape),
-        "per_bin": gap / (shape[0] * bins),
+        "per_bin": _average_bins(gap, shape[0], bins),
         "relative": gap / (one + TINY),
         "cosine": cosine,
     }
+
+
+def _average_bins(energies: np.ndarray, channels: int, bins: np.ndarray) -> np.ndarray:
+    """(…, G) of `Rings`' groups → the mean over each one's bins, of the low band without ring 0."""
+    energies, bins = energies.copy(), bins.astype(np.float64)
+    energies[..., 0] -= energies[..., 2]
+    bins[0] -= bins[2]
+    return energies / (channels * bins)
 
 
 def predict_divergence(
@@ -138,7 +147,7 @@ def predict_divergence(
     gap = one.mean(axis=0) + two.mean(axis=0)
     return {
         "mse": gap / math.prod(shape),
-        "per_bin": gap / (shape[0] * bins),
+        "per_bin": _average_bins(gap, shape[0], bins),
         "relative": 1 + two.mean(axis=0) * (1 / (one + TINY)).mean(axis=0),
         "cosine": np.ones_like(gap),
     }

@@ -264,11 +264,13 @@ class Spectrum:
                 [f"{words} {found.ratio.format(digits)}" for words, found in controls.items()]
                 + [f"maps of these energies that share nothing {row.independent:.{digits}f}"]
             ),
-            verdict=judge_ratio(row.ratio, row.excess[EVENT]),
+            verdict=judge_ratio(row, self.find(ONE, EVENT, metric)),
             why=(
-                "agrees where the interval of the ratio lies above 1 and that of its difference to "
-                "mismatched pairs above 0; the control matches where only the first is so; differs "
-                "where the ratio's lies below 1"
+                "by both intervals (seeds; seeds and pairs): agrees where the ratio lies above 1 "
+                "and its difference to mismatched pairs above 0; the control matches where only "
+                "the first is so; differs where the ratio lies below 1 and below what maps of "
+                "these energies give that share nothing, since a ratio below 1 may be the bands' "
+                "energies alone"
             ),
         )
 
@@ -292,13 +294,15 @@ class Spectrum:
         )
 
 
-def judge_ratio(ratio: Estimate, excess: Estimate) -> str:
-    """The verdict on a ratio above 1; excess: over the ratio of mismatched pairs."""
-    if not ratio.excludes(1):
-        return OPEN
-    if ratio.mean < 1:
-        return REFUTED
-    return SUPPORTED if excess.excludes(0) and excess.mean > 0 else MATCHED
+def judge_ratio(row: Row, rival: Row) -> str:
+    """The verdict on a ratio above 1 of true pairs; rival: the same of mismatched pairs."""
+    ratios = row.ratio, average_seeds(row.seeds)
+    if all(ratio.excludes(1) and ratio.mean > 1 for ratio in ratios):
+        excess = row.excess[EVENT], average_seeds(row.seeds - rival.seeds)
+        return SUPPORTED if all(e.excludes(0) and e.mean > 0 for e in excess) else MATCHED
+    level = min(1, row.independent)
+    below = all(ratio.excludes(level) and ratio.mean < level for ratio in ratios)
+    return REFUTED if below else OPEN
 
 
 def judge_gap(gap: Estimate, low: float, high: float) -> str:
