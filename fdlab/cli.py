@@ -294,25 +294,22 @@ def _add_values(sub: argparse.ArgumentParser, flag: str, help: str) -> None:
 
 def _reproduce(options) -> int:
     from fdlab.execute.parameters import parse_assignments
-    from fdlab.execute.suite import list_datasets, plan_suite, run_suite
+    from fdlab.execute.suite import list_datasets, plan_suites, run_suite
 
     _set_fast(options)
     _set_recipe(options)
     _set_dask(options)
     _set_count("--pack", options.pack, "FDLAB_PACK")
     datasets = [options.dataset] if options.dataset else list_datasets(options.suite)
-    suites = [
-        plan_suite(
-            options.suite,
-            dataset,
-            options.preset,
-            only=options.only,
-            values=parse_assignments(options.values),
-            jobs=options.jobs,
-            force=options.force,
-        )
-        for dataset in datasets
-    ]
+    suites = plan_suites(
+        options.suite,
+        datasets,
+        options.preset,
+        only=options.only,
+        values=parse_assignments(options.values),
+        jobs=options.jobs,
+        force=options.force,
+    )
     if options.dry_run:
         from fdlab.execute.forecast import describe_projections, forecast
 
@@ -469,6 +466,9 @@ def _train_on(device: str, options) -> None:
             recipe = dataclasses.replace(recipe, deterministic=options.deterministic)
             config = dataclasses.replace(config, **{name: recipe})
     base = _find_record(options.base).config if options.base else None
+    if options.blend != 1 and not (base and base.rank):
+        what = f"{options.base} has none" if base else "there is none"
+        raise UserError(f"--blend goes with a --base that has adapters, and {what}")
     starts = {"weights": options.weights, "base": base, "blend": options.blend}
     config = dataclasses.replace(config, rank=options.rank, **starts)
     processes.decide(lambda: plan.open_store() and None)  # built once, by the first

@@ -73,6 +73,10 @@ def test_train_prints_every_rule_and_finds_the_run_again(capsys, digits):
     assert code == 0 and (made["seed"], made["base"]["seed"]) == (5, 4)
     code, _, error = run(capsys, *ask, "--base", "nothing")
     assert code == 2 and "0 runs start with 'nothing'" in error
+    for base, said in (([], "there is none"), (["--base", fingerprint[:8]], "has none")):
+        code, _, error = run(capsys, *ask, "--blend", "0.5", *base)
+        assert code == 2 and "--blend goes with a --base that has adapters" in error
+        assert said in error
 
 
 def test_lists_name_everything(capsys):

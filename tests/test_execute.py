@@ -22,7 +22,7 @@ from fdlab.core.results import read_result
 from fdlab.execute.ledger import stem_of
 from fdlab.execute.parameters import check_values, parse_assignments, read_parameters
 from fdlab.execute.publish import BEGIN, END, SHOWN, publish, write_gallery
-from fdlab.execute.suite import plan_suite, read_suites, run_suite
+from fdlab.execute.suite import list_datasets, plan_suite, plan_suites, read_suites, run_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,11 +96,56 @@ def test_unknown_names_and_wrong_types_are_refused(values, message):
         ({"values": {"device": "tpu"}}, "auto, cpu, cuda"),
         ({"only": ","}, "no notebook"),
         ({"only": "05", "dataset": "planted"}, "no notebook"),
+        ({"only": "17"}, "17_spectrum is of suite spatial: add --suite spatial"),
     ],
 )
 def test_everything_wrong_is_said_before_anything_runs(asked, message):
     with pytest.raises(UserError, match=message):
         plan_suite(**asked)
+
+
+def plan_spatial(**asked) -> dict[str, list[str]]:
+    parts = plan_suites("spatial", list_datasets("spatial"), "smoke", **asked)
+    return {part.dataset: part.notebooks for part in parts}
+
+
+def test_of_a_suite_with_several_data_sets_each_has_what_is_asked_of_it():
+    whole = plan_spatial()
+    assert {dataset: names[-1] for dataset, names in whole.items()} == {
+        "rooms": "00_report", "digits": "00_report",
+    }  # fmt: skip
+    assert plan_spatial(only="18") == {"rooms": ["18_infrared"]}
+    assert plan_spatial(only="spectrum,19") == {
+        "rooms": ["17_spectrum"], "digits": ["19_heterogeneous"],
+    }  # fmt: skip
+    assert plan_spatial(only="19,00") == {"digits": ["19_heterogeneous", "00_report"]}
+    assert plan_spatial(only="00") == {name: ["00_report"] for name in whole}
+    parts = plan_suites(
+        "spatial",
+        ["rooms", "digits"],
+        "smoke",
+        values={"every": True, "cutoffs": [0.5], "seeds": [1]},
+    )
+    assert [part.dataset for part in parts] == ["rooms", "digits"]
+    rooms, digits = (part.values for part in parts)
+    assert rooms["cutoffs"] == [0.5] and "every" not in rooms
+    assert digits["every"] and "cutoffs" not in digits and rooms["seeds"] == digits["seeds"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"only": "05"}, "05_distillation is of suite core: add --suite core"),
+        ({"only": "18,99"}, "unknown notebook '99'"),
+        ({"values": {"evry": True}}, "did you mean 'every'"),
+        ({"only": "18", "values": {"every": True}}, "unknown parameter 'every'"),
+        ({"values": {"cutoffs": "all"}}, "parameter cutoffs of 18_infrared is 'all'"),
+        ({"values": {"preset": "quick"}}, "not by -p"),
+    ],
+)
+def test_what_no_part_of_a_suite_has_is_refused(asked, message):
+    with pytest.raises(UserError, match=message):
+        plan_spatial(**asked)
 
 
 def test_notebooks_are_chosen_by_number_or_name(capsys):

@@ -128,6 +128,38 @@ def _read_file() -> dict[str, list[str] | dict[str, list[str]]]:
     return yaml.safe_load(text)
 
 
+def plan_suites(
+    suite: str,
+    datasets: list[str],
+    preset: str = "quick",
+    *,
+    only: str = "",
+    values: dict[str, Any] | None = None,
+    **others: Any,
+) -> list[SuiteRun]:
+    """`plan_suite` on each data set in turn; of several, `only` and the values are what the suite
+    has on any of them: each part takes what it has, and one of which no notebook is asked for is
+    left out."""
+    if len(datasets) == 1:
+        return [plan_suite(suite, datasets[0], preset, only=only, values=values, **others)]
+    parts = {dataset: read_suites(dataset)[suite] for dataset in datasets}
+    wanted = _choose(list(dict.fromkeys(name for own in parts.values() for name in own)), only)
+    parameters = {name: read_parameters(_source(name)) for name in wanted}
+    given = {"preset": preset} | (values or {})
+    check_values(given, parameters)
+    planned = []
+    for dataset, names in parts.items():
+        own = [name for name in names if name in wanted]
+        if not own or (own == [REPORT] != wanted):
+            continue
+        known = {key for name in own for key in parameters[name]}
+        kept = {key: value for key, value in given.items() if key in known}
+        planned.append(
+            plan_suite(suite, dataset, preset, only=",".join(own), values=kept, **others)
+        )
+    return planned
+
+
 def plan_suite(
     suite: str = "core",
     dataset: str = "digits",
@@ -425,8 +457,20 @@ def _choose(notebooks: list[str], only: str) -> list[str]:
     wanted = [part.strip() for part in str(only).split(",") if part.strip()]
     chosen = set()
     for part in wanted:
-        found = [n for n in notebooks if part in (n, n.split("_")[0], ledger.stem_of(n))]
+        found = [n for n in notebooks if _is_named(n, part)]
         if not found:
+            owners = {
+                suite: [n for n in names if _is_named(n, part)]
+                for suite, names in read_suites().items()
+            }
+            for suite, names in owners.items():
+                if names and suite != "all":
+                    raise UserError(f"{names[0]} is of suite {suite}: add --suite {suite}")
             raise name_unknown("notebook", part, notebooks)
         chosen.update(found)
     return [name for name in notebooks if name in chosen]
+
+
+def _is_named(notebook: str, text: str) -> bool:
+    """By its name, its number or its stem."""
+    return text in (notebook, notebook.split("_")[0], ledger.stem_of(notebook))
