@@ -30,7 +30,7 @@ from fdlab.core.errors import UserError
 from fdlab.data import DATASETS, kaist, media, mfnet, store
 from fdlab.data.ingest import ingest
 from fdlab.data.listing import Event, Source
-from fdlab.data.thermal import cut_videos, place_boxes
+from fdlab.data.thermal import cut_videos, place_boxes, read_flag
 
 EIGHTH = {"height": 64, "width": 80}  # of 512 and 640
 EVERY = {"min_height": 0, "occlusion": 2, "border": 0}
@@ -336,7 +336,8 @@ MASK = "ir_seg_dataset/labels/00001D.png"
         ("kaist", edit(TEXT, "person 80", "person 700"), f"{TEXT}: {FIRST}: the box from 700, 200, "
          "740, 296 lies outside the image of 640 x 512: expected a part"),
         ("kaist", fill("imageSets/train-all-20.txt", "\n"), "train-all-20.txt is empty"),
-        ("kaist", remove("imageSets/test-all-20.txt"), "test-all-20.txt is missing: expected imag"),
+        ("kaist", remove("imageSets/test-all-20.txt"), r"imageSets: unknown list of test "
+         "'test-all-20': did you mean 'train-all-20'. Choices: train-all-20$"),
         ("kaist", edit("imageSets/test-all-20.txt", "set06/V000/I00019", "set06/V000/19"),
          "test-all-20.txt, line 1: 'set06/V000/19': expected a frame, set00/V000/I00019"),
         ("kaist", edit("imageSets/train-all-20.txt", "set03/V000/I00019", FIRST),
@@ -361,6 +362,30 @@ MASK = "ir_seg_dataset/labels/00001D.png"
          r"annotations\[0\]: unknown class 'man'"),
         ("kaist.json", edit_json("train.json", put("annotations", 3, bbox=[1, 2, 3])),
          r"annotations\[3\]: bbox is \[1, 2, 3\]: expected left, top, width and height"),
+        ("kaist.json", edit_json("train.json", put("annotations", 3, bbox=[10**400, 2, 3, 4])),
+         r"annotations\[3\]: bbox is \[10000.*: expected left, top, width and height"),
+        ("kaist.json", edit_json("train.json", put("annotations", 3, bbox=[1e308, 2, 1e308, 4])),
+         r"1 of 13 .* train.json, images\[0\]: annotations\[3\]: the box is inf wide and 4 high: "),
+        ("kaist.json", edit_json("train.json", put("annotations", 3, bbox=[9, 2, -3, 4])),
+         r"1 of 13 events .* train.json, images\[0\]: annotations\[3\]: the box is -3 wide and 4 "
+         "high: expected 0 or more"),
+        ("kaist.json", edit_json("train.json", put("annotations", 3, ignore="no")),
+         r"annotations\[3\]: ignore is 'no': expected 0, 1, true or false"),
+        ("kaist.json", edit_json("train.json", put("annotations", 3, iscrowd=2)),
+         r"annotations\[3\]: iscrowd is 2: expected 0, 1, true or false"),
+        ("kaist.json", edit_json("train.json", put("annotations", 3, iscrowd=[0])),
+         r"annotations\[3\]: iscrowd is \[0\]: expected 0, 1, true or false"),
+        ("kaist.json", edit_json("train.json", put("categories", 4, id=1)),
+         r"train.json, categories\[4\]: id 1 stands in .*train.json, categories\[1\] too"),
+        ("kaist", edit(TEXT, "person 80 200 40 96", "person 80 200 40 -96"),
+         f"1 of 13 events .* {TEXT}: line 2: the box is 40 wide and -96 high: expected 0 or more"),
+        ("flir", edit(XML, "<xmax>320", "<xmax>200"),
+         f"{XML}: object 2: the box is -40 wide and 40 high: expected 0 or more"),
+        ("flir", edit(XML, "<difficult>0", "<difficult>maybe"),
+         f"{XML}: object 1: difficult is 'maybe': expected 0, 1, true or false"),
+        ("flir.json", edit("align/train/thermal_annotations.json", "FLIR_00001", "FLIR_00410"),
+         r"images\[1\]: thermal_8_bit/FLIR_00410.jpeg is FLIR_00410, and so is "
+         r"thermal_8_bit/FLIR_00410.jpeg of .*images\[0\]: expected one image of each"),
         ("kaist.json", edit_json("train.json", put("annotations", 3, occlusion="no")),
          r"annotations\[3\]: occlusion is 'no': expected 0, 1 or 2"),
         ("kaist.json", edit_json("train.json", put("images", 1, id=0)),
@@ -422,6 +447,118 @@ def test_a_fault_is_named(write, tmp_path, name, change, message):
         prepare(name, root, **given)
     assert len(str(caught.value).splitlines()) == 1
     assert not (paths.stores() / name).exists()
+
+
+def clear(*patterns):
+    """Empties text annotations, or takes the objects out of XML ones."""
+
+    def change(root):
+        for path in (path for pattern in patterns for path in root.rglob(pattern)):
+            text = path.read_text()
+            empty = "% bbGt version=3\n"
+            if path.suffix == ".xml":
+                empty = text[: text.index("<object>")] + "</annotation>\n"
+            path.write_text(empty)
+
+    return change
+
+
+def move_to_edge(root):
+    for path in root.glob("annotations/set06/*/*.txt"):
+        path.write_text("% bbGt version=3\nperson 597 200 40 96 0 0 0 0 0 0 0\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("kaist", clear("set06/*/*.txt"), "kaist: train-all-20 and test-all-20: no test image has "
+         "a box that counts: expected one at least"),
+        ("kaist", clear("V001/*.txt"), "no validation image has a box that counts: expected one"),
+        ("kaist", move_to_edge, "no test image has a box that counts: expected one at least"),
+        ("flir", clear("FLIR_08863*.xml", "FLIR_09001*.xml"), "no test image has a box that count"),
+        ("flir", clear("FLIR_00801*.xml", "FLIR_00410*.xml"), "no training image has a box of "
+         "class car that counts: expected one of every class at least"),
+    ],
+)  # fmt: skip
+def test_splits_without_an_object_are_refused(write, tmp_path, name, change, message):
+    write(name, tmp_path)
+    change(tmp_path)
+    with pytest.raises(UserError, match=message):
+        prepare(name, tmp_path)
+
+
+def test_a_box_at_the_border_counts_where_there_is_none(write, tmp_path):
+    write("kaist", tmp_path)
+    move_to_edge(tmp_path)
+    assert len(prepare("kaist", tmp_path, border=0).labels) == 13
+
+
+def test_a_class_that_is_gone_with_faulty_pairs_is_refused(write, tmp_path):
+    write("flir", tmp_path)
+    for stem in ("FLIR_00410", "FLIR_00801"):  # all cars of training and its validation
+        path = tmp_path / f"align/Annotations/{stem}_PreviewData.xml"
+        path.write_text(path.read_text().replace("<xmin>", "<xmin>x"))
+    with pytest.raises(UserError, match=r"class car.* that counts, of those whose annotations are "
+                       r"sound \(2 are not, the first: .*FLIR_00410.*xmin is 'x320'"):  # fmt: skip
+        store.prepare("flir", EIGHTH, root=tmp_path, allow_missing=2)
+
+
+def test_flags_are_numbers_booleans_or_words():
+    for value in (1, 1.0, True, "1", "true", " True "):
+        assert read_flag(value) is True
+    for value in (0, 0.0, False, "0", "false"):
+        assert read_flag(value) is False
+    for value in (2, "yes", "", None, [1], float("nan"), 10**400):
+        with pytest.raises(ValueError, match="expected 0, 1, true or false"):
+            read_flag(value)
+
+
+@pytest.mark.parametrize("name", ["kaist", "flir"])
+def test_a_default_is_never_found_in_the_working_directory(write, tmp_path, name, monkeypatch):
+    here, root = tmp_path / "here", tmp_path / "root"
+    write(name, here)
+    write(name, root)
+    base = {"kaist": "", "flir": "align"}[name]
+    word = {"kaist": "annotations", "flir": "Annotations"}[name]
+    shutil.rmtree(root / base / word)
+    monkeypatch.chdir(here / base)
+    with pytest.raises(UserError, match=f"root.*{word} is missing: expected "):
+        prepare(name, root)
+    shutil.move(here / base / word, here / base / "other")
+    given = {f"{side}_annotations": "other" for side in ("train", "test")}
+    assert len(prepare(name, root, **given).labels) == EVENTS[name]
+    if name == "kaist":
+        shutil.move(root / "imageSets/train-all-20.txt", here / "train-all-20")
+        with pytest.raises(UserError, match="unknown list of train 'train-all-20'"):
+            prepare(name, root, **given)
+
+
+def test_a_home_that_is_not_there_is_named(write, tmp_path):
+    for name in ("kaist", "flir"):
+        write(name, tmp_path / name)
+        for option in ("train", "train_annotations")[name == "flir" :]:
+            said = f"{option} is '~nouser/x': there is no such home folder: expected a path"
+            with pytest.raises(UserError, match=said):
+                prepare(name, tmp_path / name, **{option: "~nouser/x"})
+
+
+def test_a_list_is_found_by_its_name_or_path(write, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    write("kaist", root)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text((root / "imageSets/train-all-20.txt").read_text())
+    for text in ("train-all-20.txt", "imageSets/train-all-20.txt", "imageSets/train-all-20",
+                 str(root / "imageSets/train-all-20.txt"), "mine.txt"):  # fmt: skip
+        options = kaist.KaistOptions(**EIGHTH, train=text)
+        listing = kaist.list_events(root, options)
+        assert len(listing.events) == 13
+        name = "mine.txt" if text == "mine.txt" else "train-all-20"
+        assert listing.annotations == f"{name} and test-all-20"
+    options = kaist.KaistOptions(**EIGHTH, test="test-all-20.txt")
+    assert kaist.list_events(root, options).expected == {"test": 2252}
+    said = "imageSets: unknown list of train 'train-all-2': .*Choices: test-all-20, train-all-20$"
+    with pytest.raises(UserError, match=said):
+        prepare("kaist", root, train="train-all-2")
 
 
 def test_boxes_are_cut_off_scaled_and_ignored_near_the_edge():

@@ -49,6 +49,7 @@ from fdlab.data.thermal import (
     find_place,
     make_recipes,
     read_coco,
+    read_flag,
     read_marks,
 )
 
@@ -84,7 +85,7 @@ def list_events(root: Path, options: FlirOptions) -> Listing:
     folder = base.relative_to(root).as_posix()
     pairs = Pairs(root, CLASSES, _judge)
     for split, word, file in LISTS:
-        place = find_place(base, getattr(options, f"{word}_annotations"), WHOLE)
+        place = find_place(base, options, f"{word}_annotations", WHOLE)
         find = _find_file(place) if place.is_dir() else _find_image(place)
         for line in read_lines(base / file, WHOLE):
             found = LISTED.fullmatch(line.text)
@@ -139,7 +140,14 @@ def _find_image(path: Path) -> Finder:
         found = NAMED.fullmatch(name) if isinstance(name, str) else None
         if not found:
             raise UserError(f"{image.where}: file_name is {name!r}: expected FLIR_00002.jpeg")
-        images[found[1]] = image
+        stem = found[1]
+        if stem in images:
+            other = images[stem]
+            raise UserError(
+                f"{image.where}: {name} is {stem}, and so is {other.entry['file_name']} of "
+                f"{other.where}: expected one image of each"
+            )
+        images[stem] = image
 
     def find(stem: str, where: str) -> Callable[[], Annotated]:
         if stem not in images:
@@ -166,8 +174,11 @@ def read_voc(path: Path) -> Annotated:
             _read_number(path, thing, f"bndbox/{end}", f"object {count}: ")
             for end in ("xmin", "ymin", "xmax", "ymax")
         )
-        ignored = (thing.findtext("difficult") or "0").strip() != "0"
-        marks.append(Mark(label, corners, ignored=ignored))
+        try:
+            ignored = read_flag(thing.findtext("difficult", "0"))
+        except ValueError as error:
+            raise BadMedium(str(path), f"object {count}: difficult {error}") from None
+        marks.append(Mark(label, corners, ignored=ignored, where=f"object {count}"))
     return Annotated(str(path), marks, (int(width), int(height)))
 
 

@@ -52,6 +52,7 @@ from fdlab.data.thermal import (
     Mark,
     Pairs,
     decode_pair,
+    expand_option,
     find_place,
     make_recipes,
     read_coco,
@@ -75,8 +76,9 @@ COUNTS = {"train-all-02": 25086, "test-all-20": 2252, "test-day-20": 1455, "test
 class KaistOptions(BoxOptions):
     """What is read of KAIST, and which persons count.
 
-    train, test: lists in imageSets/, or files of that kind; FreqKD trains on train-all-02, every
-    second frame. train_annotations, test_annotations: a folder of text annotations, or a COCO file.
+    train, test: lists in imageSets/ by name, or files of that kind; FreqKD trains on train-all-02,
+    every second frame. train_annotations, test_annotations: a folder of text annotations, or a COCO
+    file.
     min_height: pixels of the published image, and occlusion: 0 none, 1 partial, 2 heavy; persons
     below the one or above the other are ignored, and so are those within `border` pixels of the
     image's edge. The defaults are the benchmark's "reasonable" setting; 0, 2 and 0 take every
@@ -116,13 +118,15 @@ def list_events(root: Path, options: KaistOptions) -> Listing:
     base = "images/" if (root / "images").is_dir() else ""
     expected, said = {}, []
     for split, word in ((TRAIN, "train"), (TEST, "test")):
-        name, place = getattr(options, word), getattr(options, f"{word}_annotations")
-        place = find_place(root, place, WHOLE)
-        is_text = place.is_dir()
-        listed = _read_list(root, name, place) if is_text else _read_images(place)
-        said.append(name if is_text else place.name)
-        if is_text and name in COUNTS:
-            expected[word] = COUNTS[name]
+        place = find_place(root, options, f"{word}_annotations", WHOLE)
+        if place.is_dir():
+            path, name = _find_list(root, options, word)
+            listed = _read_list(path, place)
+            if name in COUNTS:
+                expected[word] = COUNTS[name]
+        else:
+            name, listed = place.name, _read_images(place)
+        said.append(name)
         for where, (kind, video, frame), read in listed:
             number = int(kind[3:])
             if (number > LAST_TRAIN) != (split == TEST):
@@ -150,6 +154,7 @@ def list_events(root: Path, options: KaistOptions) -> Listing:
             "edge; others are ignored",
             "ignored": [label for label in IGNORED if not label.startswith("__")],
         },
+        border=options.border,
         annotations=" and ".join(said),
         expected=expected,
         counted="the lists as published",
@@ -164,10 +169,25 @@ def decode(root: Path, event: Event, options: KaistOptions) -> dict[str, np.ndar
 Listed = Iterator[tuple[str, tuple[str, str, str], Any]]  # where, set, video and frame, its reader
 
 
-def _read_list(root: Path, name: str, annotations: Path) -> Listed:
-    usual = root / "imageSets" / f"{name}.txt"
-    path = usual if usual.is_file() or not Path(name).expanduser().is_file() else Path(name)
-    for line in read_lines(path.expanduser(), WHOLE):
+def _find_list(root: Path, options: KaistOptions, word: str) -> tuple[Path, str]:
+    """The list that the option `word` gives, and its name: one of imageSets/ with or without .txt,
+    a path relative to the root, or, unless it is the default, to the working directory."""
+    path, given = expand_option(options, word)
+    folder = root / "imageSets"
+    named = path.with_name(f"{path.name}.txt") if path.name else path
+    candidates = [base / file for base in (folder, root) for file in (path, named)]
+    for candidate in [*candidates, *([path] if given else [])]:
+        if candidate.is_file():
+            is_usual = candidate.parent == folder
+            return candidate, candidate.stem if is_usual else getattr(options, word)
+    lists = sorted(file.stem for file in folder.glob("*.txt"))
+    if not lists:
+        raise UserError(f"{folder} holds no list: expected {WHOLE}")
+    raise UserError(f"{folder}: {name_unknown(f'list of {word}', getattr(options, word), lists)}")
+
+
+def _read_list(path: Path, annotations: Path) -> Listed:
+    for line in read_lines(path, WHOLE):
         found = FRAME.fullmatch(line.text)
         if not found:
             raise UserError(f"{line.where}: {line.text!r}: expected a frame, set00/V000/I00019")
@@ -220,7 +240,7 @@ def read_text_marks(path: Path) -> Annotated:
         if occlusion not in OCCLUSIONS:
             raise BadMedium(str(path), f"{where}: occlusion is {occlusion:g}: expected 0, 1 or 2")
         corners = (left, top, left + width, top + height)
-        marks.append(Mark(label, corners, int(occlusion), ignored=bool(numbers[9])))
+        marks.append(Mark(label, corners, int(occlusion), bool(numbers[9]), f"line {number}"))
     return Annotated(str(path), marks)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from fdlab.core.seeding import derive_seed
 from fdlab.data import media
 from fdlab.data.audiovisual import read_text, require
 from fdlab.data.dataset import IGNORE, NOTHING, SPLITS, Modality
-from fdlab.data.ingest import TRAIN, VALIDATION, require_share
+from fdlab.data.ingest import TEST, TRAIN, VALIDATION, require_share
 from fdlab.data.listing import BadMedium, Event, Listing
 
 SIDES = ("rgb", "thermal")
@@ -31,6 +32,8 @@ DIRECTIONS = ("rgb2thermal",)
 DETECTORS = {side: Modality("resnet18_boxes", augment="scene") for side in SIDES}
 MOST = 4096  # pixels of a stored side
 OCCLUSIONS = range(3)  # none, partial, heavy
+SIZE = (640, 512)  # width and height of KAIST's and FLIR's images as published
+FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,19 @@ class BoxOptions(PairOptions):
 class Mark:
     """One object as its annotation says, in pixels of the image as it was published.
 
-    occlusion: 0 none, 1 partial, 2 heavy. ignored: marked so by whoever annotated it.
+    occlusion: 0 none, 1 partial, 2 heavy. ignored: marked so by whoever annotated it. where: its
+    line or number, as an error names it.
     """
 
     label: str
     corners: tuple[float, float, float, float]
     occlusion: int = 0
     ignored: bool = False
+    where: str = ""
+
+    @property
+    def width(self) -> float:
+        return self.corners[2] - self.corners[0]
 
     @property
     def height(self) -> float:
@@ -95,7 +104,7 @@ class Mark:
 
     @property
     def has_area(self) -> bool:
-        return self.corners[2] > self.corners[0] and self.height > 0
+        return self.width > 0 and self.height > 0
 
 
 @dataclass
@@ -160,6 +169,13 @@ class Pairs:
         self.videos.append(video)
 
     def _judge_all(self, found: Annotated) -> dict[str, Any]:
+        for mark in found.marks:
+            if not all(0 <= side < math.inf for side in (mark.width, mark.height)):
+                raise BadMedium(
+                    found.where,
+                    f"{mark.where}: the box is {mark.width:g} wide and {mark.height:g} high: "
+                    "expected 0 or more",
+                )
         boxes = []
         for mark in found.marks:
             kind = self.judge(mark) if mark.has_area else None
@@ -179,23 +195,18 @@ class Pairs:
         scenes: tuple[str, ...],
         video: str,
         info: dict[str, Any],
+        border: float = 0,
         **more: Any,
     ) -> Listing:
-        """The listing, with a validation split. video: what a video is called. more: further
-        fields of `Listing`, `annotations` among them. Raises `UserError` where training has no
-        object of a class."""
+        """The listing, with a validation split. video: what a video is called. border: see
+        `place_boxes`. more: further fields of `Listing`, `annotations` among them. Raises
+        `UserError` where training has no object of a class, or another split none at all."""
         rows = max([1, *(len(event.facts.get("boxes", ())) for event in self.events)])
         for event in self.events:
             event.facts["rows"] = rows
         events, notes = cut_videos(name, self.events, self.videos, options.validation, video)
         counts = Counter((e.split, box[0]) for e in events for box in e.facts.get("boxes", ()))
-        whole = not any("fault" in event.facts for event in events)  # else that is said first
-        for kind, word in enumerate(self.classes):
-            if whole and not counts[TRAIN, kind]:
-                raise UserError(
-                    f"{name}: {more['annotations']}: no training image has a box of class {word}: "
-                    "expected one of every class at least"
-                )
+        self._require_objects(f"{name}: {more['annotations']}", events, border)
         left = ", ".join(f"{count} {what}" for what, count in sorted(self.left.items()))
         return Listing(
             events=events,
@@ -228,6 +239,44 @@ class Pairs:
             | info,
             **more,
         )
+
+    def _require_objects(self, where: str, events: list[Event], border: float) -> None:
+        """Refuse a class without an object in training, and any split without one. Pairs whose
+        annotations are at fault do not count, as they are never stored. Where the annotations do
+        not say an image's size, it is taken for the published one."""
+        faults = []
+        found: set[tuple[int, int]] = set()
+        for event in events:
+            facts = event.facts
+            if "fault" in facts:
+                faults.append(facts["fault"])
+                continue
+            try:
+                size = tuple(facts["size"]) or SIZE
+                boxes = place_boxes(facts["boxes"], size, SIZE[::-1], facts["rows"], border)
+            except (ValueError, OverflowError) as error:  # as it will be when the image is read
+                faults.append([facts["annotations"], f"{event.id}: {error}"])
+                continue
+            found |= {(event.split, int(kind)) for kind in boxes[:, 0] if kind >= 0}
+        lacking = [word for kind, word in enumerate(self.classes) if (TRAIN, kind) not in found]
+        seen = {split for split, _ in found}
+        left = ""
+        if faults:
+            left = (
+                f", of those whose annotations are sound ({len(faults)} are not, the first: "
+                f"{faults[0][0]}: {faults[0][1]})"
+            )
+        if lacking:
+            raise UserError(
+                f"{where}: no training image has a box of class {', '.join(lacking)} that counts"
+                f"{left}: expected one of every class at least"
+            )
+        for split in (VALIDATION, TEST):
+            if split not in seen:
+                raise UserError(
+                    f"{where}: no {SPLITS[split]} image has a box that counts{left}: expected one "
+                    "at least"
+                )
 
 
 def cut_videos(
@@ -328,14 +377,34 @@ def place_boxes(
     return placed
 
 
-def find_place(root: Path, text: str, whole: str) -> Path:
-    """A file or folder that an option names: relative to the data set's folder, else to the working
-    directory. whole: what the root should hold."""
-    path = Path(text).expanduser()
-    for candidate in (root / path, path):
+def find_place(root: Path, options: PairOptions, name: str, whole: str) -> Path:
+    """The file or folder that the option `name` gives: relative to the data set's folder, else,
+    unless it is the default, to the working directory. whole: what the root should hold."""
+    path, given = expand_option(options, name)
+    for candidate in (root / path, path) if given else (root / path,):
         if candidate.exists():
             return candidate
     raise UserError(f"{root / path} is missing: expected {whole}")
+
+
+def expand_option(options: PairOptions, name: str) -> tuple[Path, bool]:
+    """The path that an option gives, and whether it is another than the default."""
+    text = getattr(options, name)
+    try:
+        return Path(text).expanduser(), text != getattr(type(options), name)
+    except RuntimeError:
+        raise UserError(
+            f"{name} is {text!r}: there is no such home folder: expected a path"
+        ) from None
+
+
+def read_flag(value: Any) -> bool:
+    """0, 1, true or false, as a number, a JSON value or a word. Raises `ValueError` for anything
+    else."""
+    flag = FLAGS.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(flag, (int, float)) or flag not in (0, 1):
+        raise ValueError(f"is {value!r}: expected 0, 1, true or false")
+    return bool(flag)
 
 
 def read_marks(path: Path) -> str:
@@ -358,9 +427,13 @@ def read_coco(path: Path, labels: Iterable[str]) -> list[Annotated]:
     """
     labels = list(labels)
     content = _load_json(path)
-    names = {}
+    names: dict[int, str] = {}
+    places: dict[int, str] = {}
     for where, entry in _list_entries(path, content, "categories"):
-        names[_take(where, entry, "id", int)] = _take(where, entry, "name", str)
+        number = _take(where, entry, "id", int)
+        if number in names:
+            raise UserError(f"{where}: id {number} stands in {places[number]} too")
+        names[number], places[number] = _take(where, entry, "name", str), where
     images: dict[int, Annotated] = {}
     for where, entry in _list_entries(path, content, "images"):
         number = _take(where, entry, "id", int)
@@ -387,13 +460,10 @@ def read_coco(path: Path, labels: Iterable[str]) -> list[Annotated]:
         if occlusion not in OCCLUSIONS:
             raise UserError(f"{where}: occlusion is {occlusion!r}: expected 0, 1 or 2")
         left, top, width, height = map(float, box)
-        mark = Mark(
-            names[kind],
-            (left, top, left + width, top + height),
-            occlusion,
-            bool(entry.get("ignore") or entry.get("iscrowd")),
-        )
-        images[number].marks.append(mark)
+        ignored = [_take_flag(where, entry, key) for key in ("ignore", "iscrowd")]
+        corners = (left, top, left + width, top + height)
+        entry_at = where.removeprefix(f"{path}, ")
+        images[number].marks.append(Mark(names[kind], corners, occlusion, any(ignored), entry_at))
     return list(images.values())
 
 
@@ -428,6 +498,14 @@ def _take(where: str, entry: dict[str, Any], key: str, kind: type) -> Any:
     return value
 
 
+def _take_flag(where: str, entry: dict[str, Any], key: str) -> bool:
+    try:
+        return read_flag(entry.get(key, 0))
+    except ValueError as error:
+        raise UserError(f"{where}: {key} {error}") from None
+
+
 def _is_number(value: Any) -> bool:
+    """Whether it is a finite number that a float can hold."""
     fine = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return fine and math.isfinite(value)
+    return fine and abs(value) <= sys.float_info.max
