@@ -559,6 +559,9 @@ def test_a_list_is_found_by_its_name_or_path(write, tmp_path, monkeypatch):
     said = "imageSets: unknown list of train 'train-all-2': .*Choices: test-all-20, train-all-20$"
     with pytest.raises(UserError, match=said):
         prepare("kaist", root, train="train-all-2")
+    shutil.rmtree(root / "imageSets")
+    with pytest.raises(UserError, match=r"train is 'train-all-2', and .*Sets holds no list: "):
+        prepare("kaist", root, train="train-all-2")
 
 
 def test_boxes_are_cut_off_scaled_and_ignored_near_the_edge():

@@ -182,7 +182,8 @@ def _find_list(root: Path, options: KaistOptions, word: str) -> tuple[Path, str]
             return candidate, candidate.stem if is_usual else getattr(options, word)
     lists = sorted(file.stem for file in folder.glob("*.txt"))
     if not lists:
-        raise UserError(f"{folder} holds no list: expected {WHOLE}")
+        said = f"{word} is {getattr(options, word)!r}"
+        raise UserError(f"{said}, and {folder} holds no list: expected {WHOLE}")
     raise UserError(f"{folder}: {name_unknown(f'list of {word}', getattr(options, word), lists)}")
 
 
