@@ -402,3 +402,11 @@ def test_a_detector_from_a_folder_is_judged_on_both_modalities(small, monkeypatc
     found = judge_detector(store, ["rgb", "thermal"], "detr")
     assert found["rgb"].map50 == found["rgb"].map == pytest.approx(1.0)
     assert found["thermal"].map50 == 0
+
+
+def test_a_folder_without_a_detector_is_said_before_anything_is_trained(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(infrared, "ensure_runs", lambda *args, **others: pytest.fail("trained"))
+    with pytest.raises(UserError, match="holds no detector: expected config.json"):
+        measure_infrared(small, arms=["none"], detector=str(tmp_path))

@@ -651,8 +651,10 @@ def measure_infrared(
     quarter of the small network's channels at every width; our choice.
     """
     layout, configs = _lay_out(plan, direction, network, student, arms, cutoffs, anchor, epochs)
-    runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
     store, way, tasks = plan.open_store(), layout.way, layout.tasks
+    # First, so that a folder that is none is said before anything is trained.
+    library = judge_detector(store, [way.teacher, way.student], detector) if detector else {}
+    runs = dict(zip(configs, ensure_runs(configs.values(), device=plan.device), strict=True))
     truths = read_truths(store, way.student, layout.recipes[TEACHER].side)
     person = find_person(store) if len(store.classes) > 1 else None
 
@@ -710,7 +712,7 @@ def measure_infrared(
         masks=measure_masks(
             read_last_maps(runs[TEACHER, BASE, plan.seeds[0]], store, plan.device), layout.cutoffs
         ),
-        library=judge_detector(store, [way.teacher, way.student], detector) if detector else {},
+        library=library,
     )
 
 
