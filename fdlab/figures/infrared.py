@@ -15,6 +15,7 @@ from fdlab.figures.style import CONTROL, INK, find_dot, find_venue, plain
 from fdlab.studies.infrared import (
     BASE,
     BLIND,
+    LOOKED,
     MAIN,
     MSE,
     PERSON,
@@ -267,10 +268,10 @@ def tables(result: Infrared) -> dict[str, Table]:
         ]
         found["masks"] = Table(
             pd.DataFrame(lines),
-            f"The two masks on the teacher's last maps ({height} × {width} positions, 64 test "
-            f"images). The symmetric one holds every frequency with its mirror image: both bands "
-            f"are real and orthogonal. The released rectangle does not; the code drops the "
-            f"imaginary part.",
+            f"The two masks on the teacher's last maps ({height} × {width} positions, "
+            f"{min(LOOKED, result.n)} test images). The symmetric one holds every frequency with "
+            f"its mirror image: both bands are real and orthogonal. The released rectangle does "
+            f"not; the code drops the imaginary part.",
         )
     if result.library:
         found["library"] = Table(

@@ -54,6 +54,7 @@ BASE, MAIN, MSE, SHUFFLED = "none", "freqkd", "mse", "shuffled"
 PERSON, STRICT = "person", "mAP50:95"
 CUTOFF, CUTOFFS = 0.5, (0.1, 0.25, 0.5, 0.75)
 SHOWN = 5  # detections of an image in a picture
+LOOKED = 64  # test images whose maps the masks are measured on, at most
 BLEND = 0.5  # at which the adapters are merged between the stages (released code)
 # Blocks of the teacher that are compared, with a student of its kind and with one of four stages
 # (released); of other networks the ends of all stages.
@@ -716,19 +717,19 @@ def measure_infrared(
     )
 
 
+def _load(config: RunConfig, store: Store, device: str) -> PairedData:
+    """What a run's student sees."""
+    side, task = config.train.side, find_run_task(config)
+    return PairedData.load(store, [config.student], choose_device(device), side, task=task)
+
+
 @torch.no_grad()
-def read_last_maps(run: Run, store: Store, device: str, count: int = 64) -> torch.Tensor:
-    """(n, C, h, w) of a run's network, of the first test images."""
+def read_last_maps(run: Run, store: Store, device: str) -> torch.Tensor:
+    """(n, C, h, w) of a run's network, of the first test images, `LOOKED` at most."""
     config = run.record.config
-    data = PairedData.load(
-        store,
-        [config.student],
-        choose_device(device),
-        config.train.side,
-        task=find_run_task(config),
-    )
+    data = _load(config, store, device)
     model = place(run.load_student(store), data.device)
-    output = model(data.batch(config.student, data.rows["test"][:count]))
+    output = model(data.batch(config.student, data.rows["test"][:LOOKED]))
     return list(output.maps.values())[-1].float().cpu()
 
 
@@ -810,13 +811,7 @@ def predict_start(config: RunConfig, store: Store, device: str) -> np.ndarray:
     """What a run's student says of the test split before it has learned anything, as in
     `Run.read_predictions`."""
     config = complete(config)
-    data = PairedData.load(
-        store,
-        [config.student],
-        choose_device(device),
-        config.train.side,
-        task=find_run_task(config),
-    )
+    data = _load(config, store, device)
     model = place(build_start(config, store, adapt=False), data.device)
     side = describe(model, data.batch(config.student, data.rows["test"][:1]))
     method = build_method(BASE, {}, Sizes(side, None, store.dataset.classes)).to(data.device)
